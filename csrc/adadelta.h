@@ -1,0 +1,50 @@
+// The Adadelta rule for one element: the only place where the arithmetic stands.
+//
+// Zeiler, "ADADELTA: An Adaptive Learning Rate Method" (2012), arXiv:1212.5701, algorithm 1, with
+// the learning rate that Keras and TensorFlow add. Nothing but arithmetic is used, so `T` may be
+// float or double on the host, the same in device code, or an XLA expression.
+#ifndef TF_ADADELTA_ADADELTA_H_
+#define TF_ADADELTA_ADADELTA_H_
+
+#include <cmath>
+
+#if defined(__CUDACC__)
+#define TF_ADADELTA_INLINE __host__ __device__ __forceinline__
+#else
+#define TF_ADADELTA_INLINE inline __attribute__((always_inline))
+#endif
+
+namespace tf_adadelta {
+
+// The scalars of one step, in the type in which the step is computed.
+template <typename T>
+struct Scalars {
+  T learning_rate;
+  T rho;
+  T one_minus_rho;
+  T epsilon;
+};
+
+// The step is computed in double for double, in float for everything narrower.
+template <typename T>
+TF_ADADELTA_INLINE Scalars<T> MakeScalars(double learning_rate, double rho, double epsilon) {
+  return {static_cast<T>(learning_rate), static_cast<T>(rho), static_cast<T>(1.0 - rho),
+          static_cast<T>(epsilon)};
+}
+
+// Two roots and a division. The cheaper sqrt((u + ε) / (a + ε)) underflows once a exceeds u by
+// 2^126, which a gradient of 1e16 reaches, and is no faster where memory is the limit
+// (docs/design.md).
+template <typename T>
+TF_ADADELTA_INLINE void AdadeltaStep(const Scalars<T>& s, const T& grad, T& var, T& accum,
+                                     T& accum_update) {
+  using std::sqrt;
+  accum = s.rho * accum + s.one_minus_rho * (grad * grad);
+  const T delta = grad * sqrt(accum_update + s.epsilon) / sqrt(accum + s.epsilon);
+  accum_update = s.rho * accum_update + s.one_minus_rho * (delta * delta);
+  var = var - s.learning_rate * delta;
+}
+
+}  // namespace tf_adadelta
+
+#endif  // TF_ADADELTA_ADADELTA_H_

@@ -1,0 +1,25 @@
+// Which instruction sets were compiled in, which the processor has, and which one is used.
+#ifndef TF_ADADELTA_CPU_INSTRUCTION_SET_H_
+#define TF_ADADELTA_CPU_INSTRUCTION_SET_H_
+
+#include <vector>
+
+#include "cpu/dense_loop.h"
+
+namespace tf_adadelta {
+
+struct InstructionSet {
+  const char* name;
+  bool (*supported)();
+  DenseLoop* dense_loop;
+};
+
+// Those that were compiled in, the widest first; the last is supported everywhere.
+const std::vector<InstructionSet>& CompiledInstructionSets();
+
+// The widest that this processor supports.
+const InstructionSet& BestInstructionSet();
+
+}  // namespace tf_adadelta
+
+#endif  // TF_ADADELTA_CPU_INSTRUCTION_SET_H_

@@ -1,0 +1,83 @@
+// FusedAdadeltaApply on the CPU: TensorFlow's variables and threads, handed to the kernel.
+#define EIGEN_USE_THREADS  // For PrepareToUpdateVariable, which copies on the thread pool.
+#include <vector>
+
+#include "tensorflow/core/framework/op_kernel.h"
+#include "tensorflow/core/kernels/training_op_helpers.h"
+
+#include "cpu/dense.h"
+#include "tensorflow/dense_inputs.h"
+#include "tensorflow/dtype.h"
+#include "tensorflow/variables.h"
+
+namespace tf_adadelta {
+namespace {
+
+using tensorflow::OpKernelContext;
+using tensorflow::Tensor;
+
+absl::Status ReadScalar(OpKernelContext* ctx, const DenseInputs& inputs, int input,
+                        double* value) {
+  const Tensor& tensor = ctx->input(input);
+  if (!tensorflow::TensorShapeUtils::IsScalar(tensor.shape())) {
+    return absl::InvalidArgumentError(absl::StrCat(inputs.Describe(input), " has shape ",
+                                                   tensor.shape().DebugString(),
+                                                   ", expected a scalar"));
+  }
+  *value = tensor.scalar<double>()();
+  return absl::OkStatus();
+}
+
+Workers WorkersOf(OpKernelContext* ctx) {
+  const auto* const threads = ctx->device()->tensorflow_cpu_worker_threads();
+  return {threads->num_threads,
+          [threads](std::function<void()> task) { threads->workers->Schedule(std::move(task)); }};
+}
+
+template <typename T>
+class FusedAdadeltaApplyOp : public tensorflow::OpKernel {
+ public:
+  explicit FusedAdadeltaApplyOp(tensorflow::OpKernelConstruction* ctx) : OpKernel(ctx) {}
+
+  void Compute(OpKernelContext* ctx) override {
+    const DenseInputs inputs((ctx->num_inputs() - 3) / 4);
+    Hyperparameters h;
+    OP_REQUIRES_OK(ctx, ReadScalar(ctx, inputs, inputs.learning_rate(), &h.learning_rate));
+    OP_REQUIRES_OK(ctx, ReadScalar(ctx, inputs, inputs.rho(), &h.rho));
+    OP_REQUIRES_OK(ctx, ReadScalar(ctx, inputs, inputs.epsilon(), &h.epsilon));
+
+    LockedVariables vars;
+    OP_REQUIRES_OK(ctx, vars.FindAndLock(ctx, inputs));
+    OP_REQUIRES_OK(ctx, vars.Validate(ctx, inputs, tensorflow::DataTypeToEnum<T>::value));
+
+    // Gives a variable whose buffer somebody else still reads a buffer of its own. In copy-on-read
+    // mode nobody does (resource_var.h), so there too a copy is made only where one is shared.
+    for (int input = 0; input < inputs.num_resources(); ++input) {
+      OP_REQUIRES_OK(ctx, (tensorflow::PrepareToUpdateVariable<Eigen::ThreadPoolDevice, T>(
+                              ctx, vars.tensor(input), /*copy_on_read_mode=*/false)));
+    }
+
+    std::vector<TensorUpdate> updates;
+    updates.reserve(inputs.num_variables());
+    for (int i = 0; i < inputs.num_variables(); ++i) {
+      updates.push_back({vars.tensor(inputs.var(i))->data(), vars.tensor(inputs.accum(i))->data(),
+                         vars.tensor(inputs.accum_update(i))->data(),
+                         ctx->input(inputs.grad(i)).data(),
+                         vars.tensor(inputs.var(i))->NumElements()});
+    }
+    DenseUpdate(DTypeOf<T>(), updates, h, WorkersOf(ctx));
+  }
+};
+
+#define REGISTER_KERNEL(T)                                                            \
+  REGISTER_KERNEL_BUILDER(                                                            \
+      Name("FusedAdadeltaApply").Device(tensorflow::DEVICE_CPU).TypeConstraint<T>("T"), \
+      FusedAdadeltaApplyOp<T>)
+REGISTER_KERNEL(Eigen::half);
+REGISTER_KERNEL(Eigen::bfloat16);
+REGISTER_KERNEL(float);
+REGISTER_KERNEL(double);
+#undef REGISTER_KERNEL
+
+}  // namespace
+}  // namespace tf_adadelta

@@ -1,0 +1,32 @@
+// TensorFlow's types as the kernels' types.
+#ifndef TF_ADADELTA_TENSORFLOW_DTYPE_H_
+#define TF_ADADELTA_TENSORFLOW_DTYPE_H_
+
+#include "tensorflow/core/framework/types.h"
+
+#include "tensor_update.h"
+
+namespace tf_adadelta {
+
+template <typename T>
+constexpr DType DTypeOf();
+template <>
+constexpr DType DTypeOf<Eigen::half>() {
+  return DType::kHalf;
+}
+template <>
+constexpr DType DTypeOf<Eigen::bfloat16>() {
+  return DType::kBFloat16;
+}
+template <>
+constexpr DType DTypeOf<float>() {
+  return DType::kFloat;
+}
+template <>
+constexpr DType DTypeOf<double>() {
+  return DType::kDouble;
+}
+
+}  // namespace tf_adadelta
+
+#endif  // TF_ADADELTA_TENSORFLOW_DTYPE_H_

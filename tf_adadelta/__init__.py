@@ -1,0 +1,36 @@
+"""Adadelta for TensorFlow as one fused pass over memory.
+
+`tf_adadelta.Adadelta` is a drop-in for `keras.optimizers.Adadelta`; `tf_adadelta.ops` are the
+TensorFlow ops below it and `tf_adadelta.kernels` the kernels on NumPy arrays below those.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from tf_adadelta._build_info import build_info
+
+if TYPE_CHECKING:
+    from tf_adadelta import kernels, ops
+    from tf_adadelta.optimizer import Adadelta
+
+__all__ = ["Adadelta", "build_info", "kernels", "ops"]
+
+# Imported at once, so that Keras knows the optimizer when it loads a model. Where TensorFlow is
+# missing or does not fit, the kernels and the build report still work, and whoever asks for
+# anything else is told what to do.
+try:
+    from tf_adadelta import ops
+    from tf_adadelta.optimizer import Adadelta
+except ImportError as error:
+    _unavailable: ImportError | None = error
+else:
+    _unavailable = None
+
+
+def __getattr__(name: str) -> Any:
+    if name == "kernels":
+        import importlib
+
+        return importlib.import_module("tf_adadelta.kernels")
+    if name in __all__ and _unavailable is not None:
+        raise _unavailable
+    raise AttributeError(f"module 'tf_adadelta' has no attribute '{name}'")

@@ -1,0 +1,86 @@
+"""What was built, and whether it fits the TensorFlow that is running."""
+
+import importlib.metadata
+import importlib.util
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+_FILE = Path(__file__).with_name("_build_info.json")
+_REBUILD = "pip install --force-reinstall --no-deps --no-cache-dir /path/to/tf_adadelta"
+
+
+def build_info() -> dict[str, Any]:
+    """Returns what this installation was built with and for.
+
+    Returns:
+        A dictionary with the keys `version`, `tensorflow` (the version built against), `python`,
+        `compiler`, `instruction_sets` (compiled in, the widest first), `xla` (whether
+        `jit_compile=True` calls the fused kernel), `cuda`, and `cuda_reason`.
+
+    Raises:
+        ImportError: The package was not built: it is a source tree on the path.
+    """
+    if not _FILE.exists():
+        raise ImportError(
+            f"tf_adadelta is not built: {_FILE.parent} holds its sources only. Run `pip install .` "
+            "in the folder above it, and start Python from another folder."
+        )
+    return {
+        "version": importlib.metadata.version("tf_adadelta"),
+        **json.loads(_FILE.read_text(encoding="utf-8")),
+    }
+
+
+def check_tensorflow(running: str, built: str) -> None:
+    """Raises ImportError unless the two TensorFlow versions agree in their first two numbers."""
+    if running.split(".")[:2] != built.split(".")[:2]:
+        raise ImportError(
+            f"tf_adadelta was built against TensorFlow {built}, but TensorFlow {running} is "
+            "running, and TensorFlow's C++ interface changes with every minor version. Rebuild it "
+            f"in this environment with `{_REBUILD}`, or install "
+            f"tensorflow=={'.'.join(built.split('.')[:2])}.*"
+        )
+
+
+def report() -> str:
+    """Returns a readable account of the build, the environment, and what is missing."""
+    lines = []
+
+    def line(name: str, value: object) -> None:
+        lines.append(f"{name + ':':<22}{value}")
+
+    try:
+        info = build_info()
+    except ImportError as error:
+        return str(error)
+    line("tf_adadelta", info["version"])
+    line("built against", f"TensorFlow {info['tensorflow']}, Python {info['python']}")
+    line("compiler", info["compiler"])
+    line("instruction sets", ", ".join(info["instruction_sets"]))
+    try:
+        from tf_adadelta import kernels
+
+        line("used here", f"{kernels.instruction_sets()[0]} on {platform.machine()}")
+    except ImportError as error:
+        line("used here", f"nothing: {error}")
+    line("XLA custom call", "yes" if info["xla"] else "no: TensorFlow 2.20 or newer is needed")
+    line("CUDA", "yes" if info["cuda"] else f"no: {info['cuda_reason']}")
+    line("TensorFlow running", _tensorflow_running(info["tensorflow"]))
+    return "\n".join(lines)
+
+
+def _tensorflow_running(built: str) -> str:
+    if importlib.util.find_spec("tensorflow") is None:
+        minor = ".".join(built.split(".")[:2])
+        return f"none: install it with `pip install 'tensorflow=={minor}.*'`"
+    try:
+        import tensorflow as tf
+
+        check_tensorflow(tf.__version__, built)
+        import keras
+    except ImportError as error:
+        return f"unusable: {error}"
+    devices = ", ".join(device.name for device in tf.config.list_logical_devices())
+    return f"{tf.__version__}, Keras {keras.__version__}, {devices}"

@@ -1,0 +1,87 @@
+"""The optimizer for Keras 3."""
+
+from typing import Any
+
+import keras
+
+from tf_adadelta._dispatch import Dispatcher
+
+if keras.backend.backend() != "tensorflow":
+    raise ImportError(
+        "tf_adadelta.Adadelta needs the TensorFlow backend of Keras, but Keras runs on "
+        f"'{keras.backend.backend()}'. Set KERAS_BACKEND=tensorflow before Python starts."
+    )
+
+
+@keras.saving.register_keras_serializable(package="tf_adadelta")
+class Adadelta(keras.optimizers.Adadelta):
+    """`keras.optimizers.Adadelta` with the update fused into one pass over memory.
+
+    Arguments, defaults, variables, their order and names, configuration and numerics are those of
+    `keras.optimizers.Adadelta` (https://keras.io/api/optimizers/adadelta/); checkpoints of either
+    load into the other. The update of all variables of one dtype on one device is one call of
+    `tf_adadelta.ops.fused_adadelta_apply`, in eager execution, in `tf.function`, and with
+    `jit_compile=True`. The arithmetic is done in float32 for float16, bfloat16 and float32
+    variables and in float64 for float64 ones, and stored back once.
+
+    What the fused op does not serve takes Keras's own update, with one warning that says why:
+    sparse gradients, dtypes other than those four, devices other than the CPU,
+    `tf.distribute` strategies, and `jit_compile=True` before TensorFlow 2.20. With the environment
+    variable `TF_ADADELTA_STRICT=1` that is a `RuntimeError` instead.
+
+    Args:
+        learning_rate: A float, a `keras.optimizers.schedules.LearningRateSchedule`, or a callable
+            without arguments. Defaults to 0.001. The original paper has 1.0.
+        rho: A float, the decay rate of both averages. Defaults to 0.95.
+        epsilon: A float, added inside both square roots. Defaults to 1e-7.
+        **kwargs: The other arguments of `keras.optimizers.Adadelta`: `weight_decay`, `clipnorm`,
+            `clipvalue`, `global_clipnorm`, `use_ema`, `ema_momentum`, `ema_overwrite_frequency`,
+            `loss_scale_factor`, `gradient_accumulation_steps`, `name`.
+
+    Raises:
+        tf.errors.InvalidArgumentError: In `apply`: a gradient has another shape than its variable.
+            No variable has then been changed.
+        RuntimeError: In `apply`: something is not served and `TF_ADADELTA_STRICT=1`.
+
+    Reference:
+        Zeiler, "ADADELTA: An Adaptive Learning Rate Method", 2012, arXiv:1212.5701, Algorithm 1.
+
+    Example:
+        >>> model.compile(optimizer=tf_adadelta.Adadelta(learning_rate=1.0), loss="mse")
+        >>> model.fit(x, y)
+    """
+
+    def __init__(
+        self,
+        learning_rate: Any = 0.001,
+        rho: float = 0.95,
+        epsilon: float = 1e-7,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(learning_rate=learning_rate, rho=rho, epsilon=epsilon, **kwargs)
+        self._dispatcher = Dispatcher(self.name, self._slots_of)
+
+    def _slots_of(self, variable: Any) -> tuple[Any, Any]:
+        index = self._get_variable_index(variable)
+        return self._accumulated_grads[index].value, self._accumulated_delta_vars[index].value
+
+    def _backend_update_step(
+        self, grads: list[Any], trainable_variables: list[Any], learning_rate: Any
+    ) -> None:
+        variables = [
+            variable.value if isinstance(variable, keras.Variable) else variable
+            for variable in trainable_variables
+        ]
+        unserved = self._dispatcher.apply(
+            variables,
+            grads,
+            learning_rate=learning_rate,
+            rho=self.rho,
+            epsilon=self.epsilon,
+        )
+        if unserved:
+            super()._backend_update_step(
+                [grads[position] for position in unserved],
+                [trainable_variables[position] for position in unserved],
+                learning_rate,
+            )
