@@ -9,10 +9,12 @@
 #include <string>
 #include <system_error>
 #include <thread>
+#include <tuple>
 #include <utility>
 #include <vector>
 
 #include "cpu/dense.h"
+#include "partition.h"
 
 namespace tf_adadelta {
 namespace {
@@ -170,6 +172,19 @@ std::vector<std::string> SupportedInstructionSets() {
   return names;
 }
 
+// The pieces (block, tensor, begin, end) of a list of tensors, for the tests.
+std::vector<std::tuple<int64_t, size_t, int64_t, int64_t>> Pieces(
+    const std::vector<int64_t>& counts, int64_t block_elements) {
+  const Partition partition(counts, block_elements);
+  std::vector<std::tuple<int64_t, size_t, int64_t, int64_t>> pieces;
+  for (int64_t block = 0; block < partition.num_blocks(); ++block) {
+    partition.ForEachPiece(block, [&](size_t tensor, int64_t begin, int64_t end) {
+      pieces.emplace_back(block, tensor, begin, end);
+    });
+  }
+  return pieces;
+}
+
 using ArrayList = std::vector<py::array>;
 
 }  // namespace
@@ -194,4 +209,5 @@ PYBIND11_MODULE(_kernels, m) {
                      instruction_set);
   });
   m.def("instruction_sets", &tf_adadelta::SupportedInstructionSets);
+  m.def("partition", &tf_adadelta::Pieces);
 }

@@ -1,0 +1,41 @@
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ["TF_ADADELTA_STRICT"] = "1"  # A silent fallback would make a comparison meaningless.
+
+import keras
+import pytest
+import tensorflow as tf
+
+import tf_adadelta
+
+tf.config.threading.set_intra_op_parallelism_threads(2)
+
+XLA = tf_adadelta.build_info()["xla"]
+needs_xla = pytest.mark.skipif(not XLA, reason="jit_compile needs TensorFlow 2.20 or newer")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "gpu: needs a GPU that TensorFlow sees")
+
+
+@pytest.fixture(autouse=True)
+def _fresh_keras():
+    keras.utils.set_random_seed(0)
+    yield
+    keras.backend.clear_session()
+
+
+@pytest.fixture
+def not_strict(monkeypatch):
+    monkeypatch.delenv("TF_ADADELTA_STRICT")
+
+
+@pytest.fixture(params=["eager", "graph", pytest.param("jit", marks=needs_xla)])
+def compiled(request):
+    """Returns a decorator: how a step is run, eagerly, as tf.function, or compiled by XLA."""
+    return {
+        "eager": lambda step: step,
+        "graph": tf.function,
+        "jit": tf.function(jit_compile=True),
+    }[request.param]

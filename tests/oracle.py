@@ -1,0 +1,83 @@
+"""The update in float64 NumPy, rounded once a step to the storage dtype: what is right."""
+
+import ml_dtypes
+import numpy as np
+
+DTYPES = {
+    "float16": np.dtype(np.float16),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+    "float32": np.dtype(np.float32),
+    "float64": np.dtype(np.float64),
+}
+
+# Absolute, and relative to the largest magnitude that an element has had. For the 16-bit types the
+# latter is two units in the last place: where a value lies between two, arithmetic in float32 may
+# round another way than arithmetic in float64, and the next step starts from there.
+TOLERANCES = {
+    "float16": (1e-4, 2e-3),
+    "bfloat16": (1e-3, 1.6e-2),
+    "float32": (1e-6, 1e-5),
+    "float64": (1e-14, 1e-13),
+}
+
+ROLES = ("variables", "accums", "accum_updates")
+
+
+class Oracle:
+    """A list of variables with their states, in float64.
+
+    Args:
+        shapes: The shapes of the variables.
+        dtype: The name of the storage dtype, to which each step rounds.
+        seed: Of the initial values and of the gradients.
+    """
+
+    def __init__(self, shapes, dtype, seed=0):
+        self.dtype = DTYPES[dtype]
+        self.tolerance = TOLERANCES[dtype]
+        self.rng = np.random.default_rng(seed)
+        self.shapes = shapes
+        self.values = {
+            "variables": [self.store(self.rng.standard_normal(shape)) for shape in shapes],
+            "accums": [self.store(self.rng.random(shape)) for shape in shapes],
+            "accum_updates": [self.store(0.01 * self.rng.random(shape)) for shape in shapes],
+        }
+        self.largest = {role: [np.abs(v) for v in values] for role, values in self.values.items()}
+
+    def store(self, values):
+        return np.asarray(values).astype(self.dtype).astype(np.float64)
+
+    def stored(self, role):
+        """Copies of the values of a role in the storage dtype."""
+        return [value.astype(self.dtype) for value in self.values[role]]
+
+    def new_grads(self):
+        return [self.rng.standard_normal(shape).astype(self.dtype) for shape in self.shapes]
+
+    def step(self, grads, learning_rate, rho=0.95, epsilon=1e-7):
+        for i, grad in enumerate(grads):
+            x, a, u = (self.values[role][i] for role in ROLES)
+            x, a, u = update(x, a, u, grad.astype(np.float64), learning_rate, rho, epsilon)
+            for role, value in zip(ROLES, (x, a, u)):
+                self.values[role][i] = self.store(value)
+                self.largest[role][i] = np.maximum(self.largest[role][i], np.abs(value))
+
+    def check(self, variables, accums, accum_updates):
+        absolute, relative = self.tolerance
+        for role, actual in zip(ROLES, (variables, accums, accum_updates)):
+            assert len(actual) == len(self.shapes)
+            for i, value in enumerate(actual):
+                value = np.asarray(value)
+                assert value.shape == tuple(self.shapes[i])
+                assert value.dtype == self.dtype
+                error = np.abs(value.astype(np.float64) - self.values[role][i])
+                bound = absolute + relative * self.largest[role][i]
+                assert np.all(error <= bound), f"{role}[{i}]: off by up to {np.max(error / bound)}"
+
+
+def update(x, a, u, g, learning_rate, rho=0.95, epsilon=1e-7):
+    """One step of Zeiler (2012), Algorithm 1, with a learning rate."""
+    a = rho * a + (1 - rho) * g**2
+    delta = g * np.sqrt(u + epsilon) / np.sqrt(a + epsilon)
+    u = rho * u + (1 - rho) * delta**2
+    return x - learning_rate * delta, a, u

@@ -1,0 +1,286 @@
+"""The CPU kernel through the NumPy door."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from oracle import DTYPES, Oracle
+
+from tf_adadelta import _kernels, kernels
+
+BLOCK = 32 * 1024
+SIZES = [0, 1, 3, 63, 64, 65, 4097, BLOCK - 1, BLOCK, 2 * BLOCK + 5]
+
+
+@pytest.mark.parametrize("instruction_set", kernels.instruction_sets())
+@pytest.mark.parametrize("num_threads", [1, 2, 5])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_matches_oracle(dtype, num_threads, instruction_set):
+    oracle = Oracle([(size,) for size in SIZES], dtype)
+    state = [oracle.stored(role) for role in oracle.values]
+    for step in range(20):
+        grads = oracle.new_grads()
+        learning_rate = 0.5 / (1 + step)
+        kernels.fused_adadelta_apply(
+            *state,
+            grads,
+            learning_rate=learning_rate,
+            num_threads=num_threads,
+            instruction_set=instruction_set,
+        )
+        oracle.step(grads, learning_rate)
+    oracle.check(*state)
+
+
+@pytest.mark.parametrize("rho, epsilon", [(0.0, 1e-6), (0.9, 1e-2), (0.999, 1e-8), (1.0, 1e-7)])
+def test_hyperparameters(rho, epsilon):
+    oracle = Oracle([(257,)], "float32")
+    state = [oracle.stored(role) for role in oracle.values]
+    for _ in range(20):
+        grads = oracle.new_grads()
+        kernels.fused_adadelta_apply(*state, grads, learning_rate=1.0, rho=rho, epsilon=epsilon)
+        oracle.step(grads, 1.0, rho, epsilon)
+    oracle.check(*state)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_sixteen_bit_values_survive_storage(dtype):
+    """With a zero step every one of the 65,536 values comes back with its own bits."""
+    bits = np.arange(2**16, dtype=np.uint16)
+    values = bits.view(DTYPES[dtype])
+    for instruction_set in kernels.instruction_sets():
+        variable = values.copy()
+        zeros = np.zeros_like(values)
+        kernels.fused_adadelta_apply(
+            variable,
+            zeros.copy(),
+            zeros.copy(),
+            zeros,
+            learning_rate=0.0,
+            instruction_set=instruction_set,
+        )
+        nan = np.isnan(values.astype(np.float32))
+        assert np.array_equal(np.isnan(variable.astype(np.float32)), nan)
+        changed = variable.view(np.uint16)[~nan] != bits[~nan]
+        # A subnormal bfloat16 is a subnormal float, and is flushed to zero.
+        magnitude = np.abs(values[~nan].astype(np.float32))
+        assert np.all(magnitude[changed] < np.finfo(np.float32).tiny)
+        if dtype == "float16":
+            assert not changed.any()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_rounds_to_nearest_even(dtype):
+    """The accumulator is rho * a + (1 - rho) * g²: with rho = 0 the square of g, rounded."""
+    rng = np.random.default_rng(0)
+    g = (2.0 ** rng.uniform(-16, 9, 50_000)).astype(DTYPES[dtype])
+    g[:3] = [0.0, 2.0**-12, 300.0]  # A zero, a half of the smallest subnormal half, an overflow.
+    expected = (g.astype(np.float32) ** 2).astype(DTYPES[dtype])
+    for instruction_set in kernels.instruction_sets():
+        accum = np.zeros_like(g)
+        kernels.fused_adadelta_apply(
+            np.zeros_like(g),
+            accum,
+            np.zeros_like(g),
+            g,
+            learning_rate=1.0,
+            rho=0.0,
+            instruction_set=instruction_set,
+        )
+        np.testing.assert_array_equal(accum.view(np.uint16), expected.view(np.uint16))
+
+
+def test_bits_do_not_depend_on_threads():
+    results = []
+    for num_threads in (1, 2, 3, 8):
+        oracle = Oracle([(3 * BLOCK + 7,), (5,), (BLOCK,)], "float32")
+        state = [oracle.stored(role) for role in oracle.values]
+        for _ in range(3):
+            kernels.fused_adadelta_apply(
+                *state, oracle.new_grads(), learning_rate=1.0, num_threads=num_threads
+            )
+        results.append(np.concatenate([np.concatenate(arrays) for arrays in state]))
+    for result in results[1:]:
+        np.testing.assert_array_equal(result.view(np.uint32), results[0].view(np.uint32))
+
+
+def test_subnormals_are_harmless():
+    """Accumulators that have decayed to subnormal numbers neither slow down nor spoil anything."""
+    n = 4097
+    variable, accum, accum_update = (np.full(n, 1e-40, np.float32) for _ in range(3))
+    for _ in range(20):
+        kernels.fused_adadelta_apply(
+            variable, accum, accum_update, np.zeros(n, np.float32), learning_rate=1.0
+        )
+    for array in (variable, accum, accum_update):
+        assert np.all(np.abs(array) <= 1e-40)
+
+
+def test_large_gradients():
+    """Where sqrt((u + ε) / (a + ε)) would have underflowed."""
+    g = np.array([1e16, -1e17, 1e18], np.float32)
+    variable, accum, accum_update = (np.zeros(3, np.float32) for _ in range(3))
+    kernels.fused_adadelta_apply(variable, accum, accum_update, g, learning_rate=1.0)
+    expected = -np.sign(g) * np.sqrt(1e-7 / 0.05)
+    np.testing.assert_allclose(variable, expected, rtol=1e-5)
+
+
+def test_not_a_number_stays_where_it_is():
+    g = np.zeros(100, np.float32)
+    g[[3, 50]] = np.nan, np.inf
+    state = [np.ones(100, np.float32) for _ in range(3)]
+    kernels.fused_adadelta_apply(*state, g, learning_rate=1.0)
+    for array in state:
+        assert np.isfinite(np.delete(array, [3, 50])).all()
+    assert np.isnan(state[0][[3, 50]]).all()
+
+
+def test_unaligned_starts():
+    """Any multiple of the element size will do as an address."""
+    for offset in range(1, 17):
+        oracle = Oracle([(1000,)], "float32")
+        buffers = [np.zeros(1017, np.float32) for _ in range(3)]
+        state = [buffer[offset : offset + 1000] for buffer in buffers]
+        for view, role in zip(state, oracle.values):
+            view[:] = oracle.stored(role)[0]
+        grads = oracle.new_grads()
+        kernels.fused_adadelta_apply(*state, grads[0], learning_rate=1.0)
+        oracle.step(grads, 1.0)
+        oracle.check(*([view] for view in state))
+        for buffer in buffers:
+            assert not buffer[:offset].any() and not buffer[offset + 1000 :].any()
+
+
+@pytest.mark.parametrize("block", [64, 128, 32768])
+def test_partition_covers_every_element_once(block):
+    rng = np.random.default_rng(block)
+    for counts in (
+        [],
+        [0],
+        [1],
+        [0, 0, 5, 0],
+        [2**31 + 3],
+        [2**40 + 1, 7, 2**33],
+        *(rng.integers(0, 300, rng.integers(1, 50)).tolist() for _ in range(50)),
+        *((rng.integers(0, 2, 20) * rng.integers(0, 10**5, 20)).tolist() for _ in range(20)),
+    ):
+        counts = [int(count) for count in counts]
+        if sum(counts) // block > 10**5:
+            check_ends_of_partition(counts, 2**30)
+            continue
+        pieces = _kernels.partition(counts, block)
+        covered = [0] * len(counts)
+        tiles = {}
+        for number, tensor, begin, end in pieces:
+            assert begin == covered[tensor] and begin < end and begin % 64 == 0
+            covered[tensor] = end
+            tiles[number] = tiles.get(number, 0) + -(-(end - begin) // 64)
+        assert covered == counts
+        assert list(tiles) == list(range(len(tiles)))
+        assert all(size * 64 == block for size in list(tiles.values())[:-1])
+
+
+def check_ends_of_partition(counts, block):
+    pieces = _kernels.partition(counts, block)
+    covered = [0] * len(counts)
+    for _, tensor, begin, end in pieces:
+        assert begin == covered[tensor] and begin < end
+        covered[tensor] = end
+    assert covered == counts
+
+
+def arrays(count=1, shape=(4,), dtype=np.float32):
+    return [[np.ones(shape, dtype) for _ in range(count)] for _ in range(4)]
+
+
+@pytest.mark.parametrize(
+    "spoil, error, message",
+    [
+        (lambda c: c[1].pop(), ValueError, r"accums has 1 arrays, expected 2"),
+        (
+            lambda c: c[1].__setitem__(1, np.ones(5, np.float32)),
+            ValueError,
+            r"accums\[1\] has shape \(5,\), expected \(4,\)",
+        ),
+        (
+            lambda c: c[3].__setitem__(1, np.ones(4)),
+            TypeError,
+            r"grads\[1\] has dtype float64, expected float32",
+        ),
+        (
+            lambda c: [row.__setitem__(0, np.ones(4, np.int32)) for row in c],
+            TypeError,
+            r"variables\[0\] has dtype int32, expected float16",
+        ),
+        (
+            lambda c: c[2].__setitem__(1, np.ones(8, np.float32)[::2]),
+            ValueError,
+            r"accum_updates\[1\] is not C-contiguous",
+        ),
+        (
+            lambda c: c[0][1].setflags(write=False),
+            ValueError,
+            r"variables\[1\] is read-only",
+        ),
+        (
+            lambda c: c[3].__setitem__(1, np.ones(17, np.uint8)[1:].view(np.float32)),
+            ValueError,
+            r"grads\[1\] is not aligned",
+        ),
+        (
+            lambda c: c[2].__setitem__(1, c[1][0]),
+            ValueError,
+            r"accums\[0\] and accum_updates\[1\] share memory",
+        ),
+        (
+            lambda c: c[3].__setitem__(0, c[0][0]),
+            ValueError,
+            r"variables\[0\] and grads\[0\] share memory",
+        ),
+        (lambda c: c[3].__setitem__(0, [1.0] * 4), TypeError, r"grads\[0\] is of type list"),
+    ],
+)
+def test_bad_input(spoil, error, message):
+    call = arrays(count=2)
+    spoil(call)
+    before = [[np.array(array) for array in row] for row in call]
+    with pytest.raises(error, match=message):
+        kernels.fused_adadelta_apply(*call, learning_rate=1.0)
+    for row, row_before in zip(call, before):
+        for array, array_before in zip(row, row_before):
+            np.testing.assert_array_equal(array, array_before)
+
+
+def test_bad_settings():
+    for setting, message in (
+        ({"num_threads": -1}, "num_threads is -1"),
+        ({"instruction_set": "sse9"}, "instruction_set is 'sse9'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            kernels.fused_adadelta_apply(*arrays(), learning_rate=1.0, **setting)
+
+
+def test_gradients_may_be_shared_and_read_only():
+    variables, accums, accum_updates, grads = arrays(count=2)
+    grads[1] = grads[0]
+    grads[0].setflags(write=False)
+    kernels.fused_adadelta_apply(variables, accums, accum_updates, grads, learning_rate=1.0)
+    np.testing.assert_array_equal(variables[0], variables[1])
+
+
+def test_copy_streams_moves_every_stream():
+    variable, accum, accum_update, grad = (np.full(100, i, np.float32) for i in range(4))
+    kernels.copy_streams(variable, accum, accum_update, grad)
+    assert (variable == 3).all() and (accum == 2).all() and (accum_update == 1).all()
+
+
+def test_knows_no_tensorflow():
+    program = (
+        "import sys; sys.modules['tensorflow'] = None\n"
+        "import numpy as np, tf_adadelta.kernels as kernels\n"
+        "x = [np.ones(3, np.float32) for _ in range(4)]\n"
+        "kernels.fused_adadelta_apply(*x, learning_rate=1.0)\n"
+        "assert x[0][0] < 1"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
