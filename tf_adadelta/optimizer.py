@@ -34,9 +34,17 @@ class Adadelta(keras.optimizers.Adadelta):
             without arguments. Defaults to 0.001. The original paper has 1.0.
         rho: A float, the decay rate of both averages. Defaults to 0.95.
         epsilon: A float, added inside both square roots. Defaults to 1e-7.
-        **kwargs: The other arguments of `keras.optimizers.Adadelta`: `weight_decay`, `clipnorm`,
-            `clipvalue`, `global_clipnorm`, `use_ema`, `ema_momentum`, `ema_overwrite_frequency`,
-            `loss_scale_factor`, `gradient_accumulation_steps`, `name`.
+        weight_decay: A float or None; decoupled, before the step, as Keras has it.
+        clipnorm: A float or None: the largest norm of each gradient.
+        clipvalue: A float or None: the largest magnitude of each element of a gradient.
+        global_clipnorm: A float or None: the largest norm of all gradients together.
+        use_ema: Whether to keep exponential moving averages of the variables.
+        ema_momentum: A float in [0, 1], with `use_ema`.
+        ema_overwrite_frequency: A number of steps or None, with `use_ema`.
+        loss_scale_factor: A float or None, by which the gradients are divided.
+        gradient_accumulation_steps: A number of steps, at least 2, or None.
+        name: A string or None.
+        **kwargs: As `keras.optimizers.Adadelta` has them.
 
     Raises:
         tf.errors.InvalidArgumentError: In `apply`: a gradient has another shape than its variable.
@@ -56,9 +64,34 @@ class Adadelta(keras.optimizers.Adadelta):
         learning_rate: Any = 0.001,
         rho: float = 0.95,
         epsilon: float = 1e-7,
+        weight_decay: float | None = None,
+        clipnorm: float | None = None,
+        clipvalue: float | None = None,
+        global_clipnorm: float | None = None,
+        use_ema: bool = False,
+        ema_momentum: float = 0.99,
+        ema_overwrite_frequency: int | None = None,
+        loss_scale_factor: float | None = None,
+        gradient_accumulation_steps: int | None = None,
+        name: str | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(learning_rate=learning_rate, rho=rho, epsilon=epsilon, **kwargs)
+        super().__init__(
+            learning_rate=learning_rate,
+            rho=rho,
+            epsilon=epsilon,
+            weight_decay=weight_decay,
+            clipnorm=clipnorm,
+            clipvalue=clipvalue,
+            global_clipnorm=global_clipnorm,
+            use_ema=use_ema,
+            ema_momentum=ema_momentum,
+            ema_overwrite_frequency=ema_overwrite_frequency,
+            loss_scale_factor=loss_scale_factor,
+            gradient_accumulation_steps=gradient_accumulation_steps,
+            name=name,
+            **kwargs,
+        )
         self._dispatcher = Dispatcher(self.name, self._slots_of)
 
     def _slots_of(self, variable: Any) -> tuple[Any, Any]:
