@@ -18,6 +18,9 @@ __all__ = ["Adadelta", "build_info", "kernels", "ops"]
 # missing or does not fit, the kernels and the build report still work, and whoever asks for
 # anything else is told what to do.
 try:
+    from tf_adadelta import _library
+
+    _library.load()
     from tf_adadelta import ops
     from tf_adadelta.optimizer import Adadelta
 except ImportError as error:

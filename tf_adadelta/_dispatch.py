@@ -107,7 +107,7 @@ class Dispatcher:
         for position, (variable, grad) in enumerate(zip(variables, grads)):
             reason = _why_not_served(variable, grad, seen)
             if reason is not None:
-                self._report(f"'{variable.name}' {reason}")
+                self._report(f"'{variable.name.removesuffix(':0')}' {reason}")
                 unserved.append(position)
                 continue
             group = groups.setdefault((variable.dtype, variable.device), _Group(variable.dtype))

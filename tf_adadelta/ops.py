@@ -7,8 +7,6 @@ import tensorflow as tf
 
 from tf_adadelta import _library
 
-_library.load()
-
 DTYPES = (tf.float16, tf.bfloat16, tf.float32, tf.float64)
 """The dtypes of the variables that the ops serve."""
 

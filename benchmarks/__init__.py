@@ -1,0 +1,1 @@
+"""Fused against unfused Adadelta updates, measured in one run: `python -m benchmarks`."""

@@ -1,0 +1,45 @@
+"""Checks, before anything is timed, that all contestants compute the same update."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from benchmarks.contestants import EPSILON, LEARNING_RATE, RHO, Contestant, Work
+from benchmarks.progress import Progress
+
+_SHAPES = ((), (3, 5), (256,), (4097,))
+_STEPS = 5
+
+
+def verify(contestants: Sequence[Contestant], num_threads: int, progress: Progress) -> None:
+    """Compares every contestant with a float64 NumPy oracle over a few steps on small shapes.
+
+    Raises:
+        RuntimeError: A contestant computes something else.
+    """
+    work = Work(_SHAPES, num_threads)
+    expected = [_oracle(grad.astype(np.float64)) for grad in work.grads]
+    for contestant in contestants:
+        progress.advance(f"verifying {contestant.name}")
+        if contestant.mode is None:
+            continue  # The limit computes nothing.
+        prepared = contestant.prepare(work)
+        for _ in range(_STEPS):
+            prepared.step()
+        for value, reference in zip(prepared.values(), expected):
+            if not np.allclose(value, reference, rtol=1e-5, atol=1e-6):
+                raise RuntimeError(
+                    f"{contestant.name} does not compute the Adadelta update: after {_STEPS} steps "
+                    f"it is off by up to {np.max(np.abs(value - reference)):.3g} from a variable "
+                    f"whose largest element is {np.max(np.abs(reference)):.3g}."
+                )
+
+
+def _oracle(grad: np.ndarray) -> np.ndarray:
+    variable, accum, accum_update = (np.zeros_like(grad) for _ in range(3))
+    for _ in range(_STEPS):
+        accum = RHO * accum + (1 - RHO) * grad**2
+        delta = grad * np.sqrt(accum_update + EPSILON) / np.sqrt(accum + EPSILON)
+        accum_update = RHO * accum_update + (1 - RHO) * delta**2
+        variable = variable - LEARNING_RATE * delta
+    return variable

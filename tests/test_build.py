@@ -1,0 +1,162 @@
+"""The build and the import: what they say when something is missing or does not fit."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import tf_adadelta
+from tf_adadelta import _build_info
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def setup(tmp_path, *arguments, **environment):
+    """Runs setup.py in a copy of the source tree."""
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE", "CMakeLists.txt"):
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    (tmp_path / "tf_adadelta").mkdir()
+    return subprocess.run(
+        [sys.executable, "setup.py", "-q", *arguments],
+        cwd=tmp_path,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def python(program, **environment):
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_missing_compiler(tmp_path):
+    result = setup(tmp_path, "build_ext", CXX="/nowhere/g++")
+    assert result.returncode != 0
+    assert "tf_adadelta: CXX names /nowhere/g++, which is not there. Install g++" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_no_compiler_at_all(tmp_path):
+    environment = {"PATH": str(tmp_path), "CXX": ""}
+    result = setup(tmp_path, "build_ext", **environment)
+    assert result.returncode != 0
+    assert "tf_adadelta: no C++ compiler was found. Install g++" in result.stderr
+
+
+def run_setup_functions(program):
+    """Runs a program after the functions of setup.py, without its call of setup()."""
+    source = (ROOT / "setup.py").read_text().split("\nsetup(\n")[0]
+    return python(f"__file__ = {str(ROOT / 'setup.py')!r}\n{source}\n{program}")
+
+
+def test_missing_tensorflow():
+    program = """
+find_tensorflow = lambda: None
+print(extras()["demo"][0], extras()["tensorflow"])
+CMakeBuild.run(None)
+"""
+    result = run_setup_functions(program)
+    assert result.stdout.split()[0].startswith("tensorflow>=2.18,<2.2")
+    assert result.returncode != 0
+    assert "TensorFlow is missing" in result.stderr and "pip install 'tensorflow>=" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_unsupported_tensorflow():
+    program = """
+ask = lambda program, environment: {"distribution": "tensorflow", "version": "2.17.1"}
+find_tensorflow()
+"""
+    result = run_setup_functions(program)
+    assert result.returncode != 0
+    assert "tensorflow 2.17.1 is installed, but TensorFlow 2.18 to 2.21 is supp" in result.stderr
+
+
+def test_extras_ask_for_the_distribution_that_is_there():
+    program = """
+ask = lambda program, environment: {"distribution": "tensorflow-cpu", "version": "2.20.3"}
+print(extras()["demo"][0], extras()["test"][0], extras()["and-cuda"][0], sep="\\n")
+"""
+    assert run_setup_functions(program).stdout.split() == [
+        "tensorflow-cpu==2.20.*",
+        "tensorflow-cpu==2.20.*",
+        "tensorflow[and-cuda]==2.20.*",
+    ]
+
+
+def test_mismatch_of_versions():
+    with pytest.raises(ImportError, match=r"built against TensorFlow 2\.19\.1, but TensorFlow 2\.2"):
+        _build_info.check_tensorflow("2.21.0", "2.19.1")
+    _build_info.check_tensorflow("2.21.3", "2.21.0")
+
+
+def test_mismatch_at_import():
+    program = """
+import tensorflow as tf
+tf.__version__ = "2.7.0"
+import tf_adadelta
+tf_adadelta.Adadelta
+"""
+    result = python(program)
+    assert result.returncode != 0
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith("ImportError: tf_adadelta was built against TensorFlow")
+    assert "TensorFlow 2.7.0 is running" in last and "Rebuild" in last
+
+
+def test_import_without_tensorflow():
+    program = """
+import sys; sys.modules["tensorflow"] = None
+import tf_adadelta
+print(tf_adadelta.build_info()["compiler"])
+from tf_adadelta import Adadelta
+"""
+    result = python(program)
+    assert result.stdout.strip() == tf_adadelta.build_info()["compiler"]
+    assert result.returncode != 0
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith("ImportError: tf_adadelta needs TensorFlow, which is not installed")
+
+
+def test_another_keras_backend():
+    program = """
+import keras
+keras.backend.backend = lambda: "jax"
+from tf_adadelta import ops
+from tf_adadelta import Adadelta
+"""
+    result = python(program)
+    assert result.returncode != 0
+    last = result.stderr.strip().splitlines()[-1]
+    assert "needs the TensorFlow backend of Keras, but Keras runs on 'jax'" in last
+
+
+def test_report():
+    result = subprocess.run(
+        [sys.executable, "-m", "tf_adadelta"], capture_output=True, text=True, timeout=120
+    )
+    assert result.returncode == 0, result.stderr
+    info = tf_adadelta.build_info()
+    for expected in (
+        f"TensorFlow {info['tensorflow']}",
+        info["compiler"],
+        ", ".join(info["instruction_sets"]),
+        "CUDA:",
+        "no: ",
+        "Keras",
+    ):
+        assert expected in result.stdout
+
+
+def test_unknown_attribute():
+    with pytest.raises(AttributeError, match="module 'tf_adadelta' has no attribute 'nonsense'"):
+        _ = tf_adadelta.nonsense

@@ -1,0 +1,140 @@
+"""What the fused op does not serve takes Keras's own update, and says so once."""
+
+import os
+import subprocess
+import sys
+import textwrap
+import warnings
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from test_optimizer import assert_close, make_grads, make_variables
+
+import tf_adadelta
+
+OPTIMIZERS = (keras.optimizers.Adadelta, tf_adadelta.Adadelta)
+
+
+def one_sparse(grads):
+    return [tf.IndexedSlices(tf.ones((2, 5)), [3, 1], (17, 5)), *grads[1:]]
+
+
+def run_both(grads_of, steps=3):
+    results = []
+    for make in OPTIMIZERS:
+        variables = make_variables()
+        optimizer = make(0.5)
+        optimizer.build(variables)
+        for number in range(steps):
+            optimizer.apply(grads_of(make_grads(seed=number)), variables)
+        results.append([*variables, *optimizer.variables])
+    assert_close(results[1], results[0])
+
+
+def test_sparse_gradient(not_strict):
+    with pytest.warns(UserWarning, match=r"'v0' has a sparse gradient") as caught:
+        run_both(one_sparse)
+    assert len(caught) == 1
+    assert "correct but not fused" in str(caught[0].message)
+
+
+def test_sparse_now_and_then(not_strict):
+    toggle = iter([True, False, True, False] * 2)
+    with pytest.warns(UserWarning, match="sparse gradient"):
+        run_both(lambda grads: one_sparse(grads) if next(toggle) else grads, steps=4)
+
+
+def test_strict_is_an_error():
+    variables = make_variables()
+    optimizer = tf_adadelta.Adadelta()
+    optimizer.build(variables)
+    before = [variable.numpy() for variable in (*variables, *optimizer.variables)]
+    with pytest.raises(RuntimeError, match=r"'v0' has a sparse gradient.*TF_ADADELTA_STRICT=1"):
+        optimizer.apply(one_sparse(make_grads()), variables)
+    for variable, value in zip((*variables, *optimizer.variables), before):
+        np.testing.assert_array_equal(variable.numpy(), value)
+
+
+def test_embedding_model_in_fit(not_strict):
+    losses = []
+    for make in OPTIMIZERS:
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential(
+            [keras.Input((4,), dtype="int32"), keras.layers.Embedding(50, 8),
+             keras.layers.Flatten(), keras.layers.Dense(1)]
+        )
+        model.compile(optimizer=make(1.0), loss="mse", jit_compile=False)
+        rng = np.random.default_rng(0)
+        x, y = rng.integers(0, 50, (64, 4)), rng.standard_normal((64, 1))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            history = model.fit(x, y, epochs=2, batch_size=16, shuffle=False, verbose=0)
+        losses.append(history.history["loss"])
+    np.testing.assert_allclose(*losses, rtol=1e-5)
+
+
+def test_variable_twice_in_one_step(not_strict):
+    results = []
+    for make in OPTIMIZERS:
+        variables = make_variables()
+        optimizer = make(0.5)
+        optimizer.build(variables)
+        grads = make_grads()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            optimizer.apply([*grads, grads[1] * 2], [*variables, variables[1]])
+        results.append([*variables, *optimizer.variables])
+    assert ["'v1' appears twice" in str(w.message) for w in caught] == [True]
+    assert_close(results[1], results[0])
+
+
+def test_mirrored_strategy(not_strict):
+    """Keras's own update under a strategy: gradients of the replicas are summed first."""
+    program = """
+        import numpy as np, tensorflow as tf
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        tf.config.set_logical_device_configuration(
+            cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+        import keras, tf_adadelta
+        x, y = np.random.rand(64, 8).astype("f"), np.random.rand(64, 1).astype("f")
+        losses = []
+        for make in (keras.optimizers.Adadelta, tf_adadelta.Adadelta):
+            keras.utils.set_random_seed(0)
+            with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+                model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4),
+                                          keras.layers.Dense(1)])
+                model.compile(optimizer=make(1.0), loss="mse", jit_compile=False)
+            history = model.fit(x, y, epochs=2, batch_size=16, shuffle=False, verbose=0)
+            losses.append(history.history["loss"])
+        np.testing.assert_allclose(*losses, rtol=1e-5)
+        """
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        env={**os.environ, "TF_ADADELTA_STRICT": "0"},
+        timeout=120,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.count("runs under the distribution strategy MirroredStrategy") == 1
+
+
+@pytest.mark.skipif(tf_adadelta.build_info()["xla"], reason="TensorFlow 2.18 and 2.19 only")
+def test_xla_before_2_20(not_strict):
+    results = []
+    for make in OPTIMIZERS:
+        variables = make_variables()
+        optimizer = make(0.5)
+        optimizer.build(variables)
+        grads = make_grads()
+        step = tf.function(lambda o=optimizer, g=grads, v=variables: o.apply(g, v),  # noqa: B023
+                           jit_compile=True)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for _ in range(3):
+                step()
+        results.append([*variables, *optimizer.variables])
+    assert sum("jit_compile=True needs TensorFlow 2.20" in str(w.message) for w in caught) == 1
+    assert_close(results[1], results[0])
