@@ -49,6 +49,7 @@ def _parse_arguments() -> argparse.Namespace:
 def main() -> None:
     """Verifies, measures, prints and writes."""
     arguments = _parse_arguments()
+    load = os.getloadavg()[0]
     # Independent operations of one graph run on the second pool: it gets no more threads either.
     tf.config.threading.set_intra_op_parallelism_threads(arguments.threads)
     tf.config.threading.set_inter_op_parallelism_threads(arguments.threads)
@@ -77,7 +78,7 @@ def main() -> None:
 
     run = results.Run(
         quick=arguments.quick,
-        environment=describe_environment(arguments.threads),
+        environment=describe_environment(arguments.threads, load),
         cases=case_results,
         targets=evaluate(case_results),
     )

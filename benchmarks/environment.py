@@ -12,13 +12,19 @@ import tensorflow as tf
 import tf_adadelta
 
 
-def describe_environment(num_threads: int) -> dict[str, str | int]:
-    """Returns machine, versions and date, but nothing that names the machine or its owner."""
+def describe_environment(num_threads: int, load: float) -> dict[str, str | float]:
+    """Returns machine, versions and date, but nothing that names the machine or its owner.
+
+    Args:
+        num_threads: How many threads the contestants had.
+        load: The load average of the machine before the run.
+    """
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
         "processor": _processor(),
         "cores": os.cpu_count() or 1,
         "threads": num_threads,
+        "load at the start": round(load, 2),
         "instruction set": tf_adadelta.kernels.instruction_sets()[0],
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),

@@ -75,7 +75,7 @@ class Run:
     """Everything that one run found out."""
 
     quick: bool
-    environment: dict[str, str | int]
+    environment: dict[str, str | float]
     cases: list[CaseResult]
     targets: list[TargetResult]
 

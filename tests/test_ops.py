@@ -9,6 +9,7 @@ from oracle import DTYPES, ROLES, Oracle
 from tf_adadelta import ops
 
 SHAPES = [(4097,), (), (0,), (1,), (3,), (33, 1021), (0, 7), (2, 3, 5)]
+SMALL = [(3,), (), (0,), (5, 2)]
 LARGER_THAN_ONE_BLOCK = [(3, 100_003)]
 
 
@@ -36,7 +37,9 @@ def run_against_oracle(compiled, dtype, shapes, steps=20):
     oracle.check(*values(variables))
 
 
-@pytest.mark.parametrize("shapes", [SHAPES, LARGER_THAN_ONE_BLOCK], ids=["mixed", "large"])
+@pytest.mark.parametrize(
+    "shapes", [SHAPES, SMALL, LARGER_THAN_ONE_BLOCK], ids=["mixed", "small", "large"]
+)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_matches_oracle(compiled, dtype, shapes):
     run_against_oracle(compiled, dtype, shapes)
