@@ -107,7 +107,6 @@ def extras() -> dict[str, list[str]]:
         "demo": [present, "mlxtend", *plot],
         "bench": [present, *plot],
         "test": [present, "pytest", "setuptools>=77"],
-        "lint": ["ruff==0.17.6", "clang-format==23.1.5"],
     }
 
 

@@ -44,8 +44,8 @@ class Partition {
       const int64_t stop = std::min(last, *next);
       if (tile < stop) {  // An empty tensor has no tile.
         const int64_t begin = (tile - first_tiles_[tensor]) * kTileElements;
-        const int64_t end = stop == *next ? counts_[tensor]
-                                          : (stop - first_tiles_[tensor]) * kTileElements;
+        const int64_t end =
+            stop == *next ? counts_[tensor] : (stop - first_tiles_[tensor]) * kTileElements;
         visit(tensor, begin, end);
       }
       tile = stop;

@@ -16,8 +16,10 @@ class Call:
     def __init__(self):
         rng = np.random.default_rng(0)
         self.arguments = {
-            role: [tf.Variable(rng.random((3, 2)), dtype=tf.float32, name=f"{role}{i}")
-                   for i in range(2)]
+            role: [
+                tf.Variable(rng.random((3, 2)), dtype=tf.float32, name=f"{role}{i}")
+                for i in range(2)
+            ]
             for role in ROLES[:3]
         }
         self.arguments["grads"] = [tf.constant(rng.random((3, 2)), tf.float32) for _ in range(2)]
@@ -35,11 +37,15 @@ class Call:
     def raw(self):
         """Past the checks in Python, down to those of the op."""
         ops.apply_handles(
-            *([v.handle if hasattr(v, "handle") else v for v in self.arguments[role]]
-              for role in ROLES[:3]),
+            *(
+                [v.handle if hasattr(v, "handle") else v for v in self.arguments[role]]
+                for role in ROLES[:3]
+            ),
             self.arguments["grads"],
-            **{name: tf.convert_to_tensor(value, tf.float64)
-               for name, value in self.scalars.items()},
+            **{
+                name: tf.convert_to_tensor(value, tf.float64)
+                for name, value in self.scalars.items()
+            },
         )
 
 

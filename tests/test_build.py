@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from subprocesses import run_program, run_python
 
 import tf_adadelta
 from tf_adadelta import _build_info
@@ -21,16 +22,6 @@ def setup(tmp_path, *arguments, **environment):
     return subprocess.run(
         [sys.executable, "setup.py", "-q", *arguments],
         cwd=tmp_path,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-
-
-def python(program, **environment):
-    return subprocess.run(
-        [sys.executable, "-c", program],
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
@@ -55,7 +46,7 @@ def test_no_compiler_at_all(tmp_path):
 def run_setup_functions(program):
     """Runs a program after the functions of setup.py, without its call of setup()."""
     source = (ROOT / "setup.py").read_text().split("\nsetup(\n")[0]
-    return python(f"__file__ = {str(ROOT / 'setup.py')!r}\n{source}\n{program}")
+    return run_program(f"__file__ = {str(ROOT / 'setup.py')!r}\n{source}\n{program}")
 
 
 def test_missing_tensorflow():
@@ -94,7 +85,7 @@ print(extras()["demo"][0], extras()["test"][0], extras()["and-cuda"][0], sep="\\
 
 
 def test_mismatch_of_versions():
-    with pytest.raises(ImportError, match=r"built against TensorFlow 2\.19\.1, but TensorFlow 2\.2"):
+    with pytest.raises(ImportError, match=r"built against TensorFlow 2\.19\.1, but"):
         _build_info.check_tensorflow("2.21.0", "2.19.1")
     _build_info.check_tensorflow("2.21.3", "2.21.0")
 
@@ -106,7 +97,7 @@ tf.__version__ = "2.7.0"
 import tf_adadelta
 tf_adadelta.Adadelta
 """
-    result = python(program)
+    result = run_program(program)
     assert result.returncode != 0
     last = result.stderr.strip().splitlines()[-1]
     assert last.startswith("ImportError: tf_adadelta was built against TensorFlow")
@@ -120,7 +111,7 @@ import tf_adadelta
 print(tf_adadelta.build_info()["compiler"])
 from tf_adadelta import Adadelta
 """
-    result = python(program)
+    result = run_program(program)
     assert result.stdout.strip() == tf_adadelta.build_info()["compiler"]
     assert result.returncode != 0
     last = result.stderr.strip().splitlines()[-1]
@@ -134,16 +125,14 @@ keras.backend.backend = lambda: "jax"
 from tf_adadelta import ops
 from tf_adadelta import Adadelta
 """
-    result = python(program)
+    result = run_program(program)
     assert result.returncode != 0
     last = result.stderr.strip().splitlines()[-1]
     assert "needs the TensorFlow backend of Keras, but Keras runs on 'jax'" in last
 
 
 def test_report():
-    result = subprocess.run(
-        [sys.executable, "-m", "tf_adadelta"], capture_output=True, text=True, timeout=120
-    )
+    result = run_python("-m", "tf_adadelta")
     assert result.returncode == 0, result.stderr
     info = tf_adadelta.build_info()
     for expected in (

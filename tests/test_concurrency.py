@@ -1,14 +1,12 @@
 """Several threads, one set of variables; several custom calls, two threads."""
 
-import subprocess
-import sys
-import textwrap
 import threading
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import needs_xla
+from subprocesses import check_program
 
 from tf_adadelta import ops
 
@@ -72,4 +70,4 @@ def test_many_custom_calls_at_once_do_not_deadlock():
         first = variables[0].numpy()
         assert first[0] < 1 and all((v.numpy() == first).all() for v in variables)
         """
-    subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True, timeout=120)
+    check_program(program)

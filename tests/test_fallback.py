@@ -1,20 +1,15 @@
 """What the fused op does not serve takes Keras's own update, and says so once."""
 
-import os
-import subprocess
-import sys
-import textwrap
 import warnings
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from test_optimizer import assert_close, make_grads, make_variables
+from subprocesses import check_program
+from test_optimizer import OPTIMIZERS, assert_close, make_grads, make_step, make_variables
 
 import tf_adadelta
-
-OPTIMIZERS = (keras.optimizers.Adadelta, tf_adadelta.Adadelta)
 
 
 def one_sparse(grads):
@@ -62,8 +57,12 @@ def test_embedding_model_in_fit(not_strict):
     for make in OPTIMIZERS:
         keras.utils.set_random_seed(0)
         model = keras.Sequential(
-            [keras.Input((4,), dtype="int32"), keras.layers.Embedding(50, 8),
-             keras.layers.Flatten(), keras.layers.Dense(1)]
+            [
+                keras.Input((4,), dtype="int32"),
+                keras.layers.Embedding(50, 8),
+                keras.layers.Flatten(),
+                keras.layers.Dense(1),
+            ]
         )
         model.compile(optimizer=make(1.0), loss="mse", jit_compile=False)
         rng = np.random.default_rng(0)
@@ -110,14 +109,7 @@ def test_mirrored_strategy(not_strict):
             losses.append(history.history["loss"])
         np.testing.assert_allclose(*losses, rtol=1e-5)
         """
-    result = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program)],
-        env={**os.environ, "TF_ADADELTA_STRICT": "0"},
-        timeout=120,
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stderr
+    result = check_program(program, TF_ADADELTA_STRICT="0")
     assert result.stderr.count("runs under the distribution strategy MirroredStrategy") == 1
 
 
@@ -129,12 +121,11 @@ def test_xla_before_2_20(not_strict):
         optimizer = make(0.5)
         optimizer.build(variables)
         grads = make_grads()
-        step = tf.function(lambda o=optimizer, g=grads, v=variables: o.apply(g, v),  # noqa: B023
-                           jit_compile=True)
+        step = make_step(tf.function(jit_compile=True), optimizer, variables)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             for _ in range(3):
-                step()
+                step(*grads)
         results.append([*variables, *optimizer.variables])
     assert sum("jit_compile=True needs TensorFlow 2.20" in str(w.message) for w in caught) == 1
     assert_close(results[1], results[0])

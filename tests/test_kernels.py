@@ -1,11 +1,9 @@
 """The CPU kernel through the NumPy door."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 from oracle import DTYPES, Oracle
+from subprocesses import check_program
 
 from tf_adadelta import _kernels, kernels
 
@@ -283,4 +281,4 @@ def test_knows_no_tensorflow():
         "kernels.fused_adadelta_apply(*x, learning_rate=1.0)\n"
         "assert x[0][0] < 1"
     )
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+    check_program(program)

@@ -145,8 +145,13 @@ def test_sixteen_bit_is_closer_to_the_truth_than_keras(compiled, dtype):
         actual = (variables, optimizer.variables[2::2], optimizer.variables[3::2])
         errors.append(
             [
-                np.mean([np.mean(np.abs(a.numpy().astype(np.float64) - t)) for a, t in
-                         zip(role, values) if a.numpy().size])
+                np.mean(
+                    [
+                        np.mean(np.abs(a.numpy().astype(np.float64) - t))
+                        for a, t in zip(role, values)
+                        if a.numpy().size
+                    ]
+                )
                 for role, values in zip(actual, states)
             ]
         )

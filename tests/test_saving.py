@@ -1,13 +1,10 @@
 """What either optimizer writes in the middle of training, the other one goes on from."""
 
-import subprocess
-import sys
-import textwrap
-
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from subprocesses import check_program
 from test_optimizer import OPTIMIZERS, make_model
 
 import tf_adadelta
@@ -87,7 +84,7 @@ def test_whole_model_without_tf_adadelta(tmp_path):
             {str(path)!r}, custom_objects={{"tf_adadelta>Adadelta": stock}})
         assert type(model.optimizer) is stock and int(model.optimizer.iterations) == 8
         """
-    subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True, timeout=120)
+    check_program(program)
 
 
 def test_config_round_trip():

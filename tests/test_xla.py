@@ -1,15 +1,13 @@
 """What is particular to XLA: one custom call, in place, whenever the library was loaded."""
 
 import re
-import subprocess
-import sys
-import textwrap
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import XLA
+from subprocesses import check_program
 
 import tf_adadelta
 from tf_adadelta import ops
@@ -101,4 +99,4 @@ def test_loaded_after_the_first_compilation():
         import tf_adadelta
         np.testing.assert_allclose(fit(tf_adadelta.Adadelta(1.0)), expected, rtol=1e-5)
         """
-    subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True, timeout=120)
+    check_program(program)

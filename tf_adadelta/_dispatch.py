@@ -134,9 +134,7 @@ def _why_none_is_served() -> str | None:
     if tf.distribute.has_strategy():
         strategy = type(tf.distribute.get_strategy()).__name__
         return f"it runs under the distribution strategy {strategy}"
-    if not _XLA and control_flow_util.GraphOrParentsInXlaContext(
-        tf.compat.v1.get_default_graph()
-    ):
+    if not _XLA and control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()):
         return "jit_compile=True needs TensorFlow 2.20 or newer"
     return None
 

@@ -28,6 +28,6 @@ def load() -> ModuleType:
         return tf.load_op_library(str(Path(__file__).with_name("_ops.so")))
     except (tf.errors.NotFoundError, OSError) as error:
         raise ImportError(
-            f"tf_adadelta's op library does not load into TensorFlow {tf.__version__}; it was built "
-            f"against {built}. Rebuild it in this environment. The loader says: {error}"
+            f"tf_adadelta's op library does not load into TensorFlow {tf.__version__}; it was "
+            f"built against {built}. Rebuild it in this environment. The loader says: {error}"
         ) from error

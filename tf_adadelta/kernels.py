@@ -1,7 +1,8 @@
 """The CPU kernel on NumPy arrays: the same code that the TensorFlow ops call, without TensorFlow.
 
-Arrays are float16, bfloat16 (the dtype of the package `ml_dtypes`), float32 or float64, C-contiguous
-and aligned, and are updated in place. Nothing is written unless the whole call is valid.
+Arrays are float16, bfloat16 (the dtype of the package `ml_dtypes`), float32 or float64,
+C-contiguous and aligned, and are updated in place. Nothing is written unless the whole call is
+valid.
 """
 
 import os

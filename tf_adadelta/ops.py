@@ -57,33 +57,38 @@ def fused_adadelta_apply(
             scalar, or a variable is passed twice.
         tf.errors.FailedPreconditionError: A variable is not initialized.
     """
-    resources = [
-        [_as_variable(value, f"{name}[{i}]") for i, value in enumerate(_as_list(values))]
+    resources = {
+        name: [_as_variable(value, f"{name}[{i}]") for i, value in enumerate(_as_list(values))]
         for name, values in (
             ("variables", variables),
             ("accums", accums),
             ("accum_updates", accum_updates),
         )
-    ]
+    }
     grads = _as_list(grads)
-    for name, values in (("accums", resources[1]), ("accum_updates", resources[2]), ("grads", grads)):
-        if len(values) != len(resources[0]):
+    for name, values in {**resources, "grads": grads}.items():
+        if len(values) != len(resources["variables"]):
             raise ValueError(
-                f"{name} has length {len(values)}, expected {len(resources[0])}, one for each "
-                "variable"
+                f"{name} has length {len(values)}, expected {len(resources['variables'])}, one for "
+                "each variable"
             )
     if not grads:
         return None
-    dtype = resources[0][0].dtype
-    for name, values in zip(("variables", "accums", "accum_updates"), resources):
+    dtype = resources["variables"][0].dtype
+    if dtype not in DTYPES:
+        raise TypeError(
+            f"variables[0] ('{resources['variables'][0].name}') has dtype {dtype.name}, expected "
+            "float16, bfloat16, float32 or float64"
+        )
+    for name, values in resources.items():
         for i, value in enumerate(values):
-            if value.dtype != dtype or dtype not in DTYPES:
-                expected = dtype.name if dtype in DTYPES else "float16, bfloat16, float32 or float64"
+            if value.dtype != dtype:
                 raise TypeError(
-                    f"{name}[{i}] ('{value.name}') has dtype {value.dtype.name}, expected {expected}"
+                    f"{name}[{i}] ('{value.name}') has dtype {value.dtype.name}, expected "
+                    f"{dtype.name}, the dtype of variables[0]"
                 )
     return apply_handles(
-        *([value.handle for value in values] for values in resources),
+        *([value.handle for value in values] for values in resources.values()),
         [_as_tensor(grad, dtype, f"grads[{i}]") for i, grad in enumerate(grads)],
         learning_rate=as_hyperparameter(learning_rate),
         rho=as_hyperparameter(rho),
@@ -128,7 +133,8 @@ def _as_list(values: Any) -> list[Any]:
 
 
 def _as_variable(value: Any, name: str) -> Any:
-    value = getattr(value, "value", value) if not isinstance(value, tf.Variable) else value
+    if not isinstance(value, tf.Variable):
+        value = getattr(value, "value", value)  # Of a keras.Variable.
     if not isinstance(value, tf.Variable) or not hasattr(value, "handle"):
         raise TypeError(f"{name} is of type {type(value).__name__}, expected a variable")
     return value

@@ -72,8 +72,7 @@ TF_ADADELTA_INLINE void Store(float value, Half* out) {
   const uint32_t sign = (bits >> 16) & 0x8000u;
   // Next to 0.5 the spacing of floats is the spacing of subnormal halves: the addition rounds.
   const uint32_t subnormal = ToBits(FromBits(magnitude) + 0.5f) - 0x3f000000u;
-  const uint32_t normal =
-      (magnitude - (112u << 23) + 0x0fffu + ((magnitude >> 13) & 1u)) >> 13;
+  const uint32_t normal = (magnitude - (112u << 23) + 0x0fffu + ((magnitude >> 13) & 1u)) >> 13;
   const uint32_t infinite_or_nan = magnitude > 0x7f800000u ? 0x7e00u : 0x7c00u;
   const uint32_t result = magnitude < 0x38800000u   ? subnormal
                           : magnitude < 0x477ff000u ? normal

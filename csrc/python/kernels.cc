@@ -39,7 +39,9 @@ class Arrays {
   Arrays(const std::vector<py::array>& vars, const std::vector<py::array>& accums,
          const std::vector<py::array>& accum_updates, const std::vector<py::array>& grads) {
     const std::vector<std::pair<const char*, const std::vector<py::array>*>> lists = {
-        {"variables", &vars}, {"accums", &accums}, {"accum_updates", &accum_updates},
+        {"variables", &vars},
+        {"accums", &accums},
+        {"accum_updates", &accum_updates},
         {"grads", &grads}};
     for (const auto& [name, list] : lists) {
       if (list->size() != vars.size()) {
@@ -140,8 +142,7 @@ const InstructionSet& FindInstructionSet(const std::string& name) {
   for (const InstructionSet& set : CompiledInstructionSets()) {
     if (set.name == name && set.supported()) return set;
   }
-  throw py::value_error("instruction_set is '" + name +
-                        "', expected one of instruction_sets()");
+  throw py::value_error("instruction_set is '" + name + "', expected one of instruction_sets()");
 }
 
 void Run(LoopKind kind, const Arrays& arrays, const Hyperparameters& hyperparameters,
@@ -194,20 +195,19 @@ PYBIND11_MODULE(_kernels, m) {
   using tf_adadelta::ArrayList;
   using tf_adadelta::LoopKind;
 
-  m.def(
-      "fused_adadelta_apply",
-      [](const ArrayList& variables, const ArrayList& accums, const ArrayList& accum_updates,
-         const ArrayList& grads, double learning_rate, double rho, double epsilon, int num_threads,
-         const std::string& instruction_set) {
-        tf_adadelta::Run(LoopKind::kAdadelta, {variables, accums, accum_updates, grads},
-                         {learning_rate, rho, epsilon}, num_threads, instruction_set);
-      });
-  m.def("copy_streams", [](const ArrayList& variables, const ArrayList& accums,
-                           const ArrayList& accum_updates, const ArrayList& grads, int num_threads,
-                           const std::string& instruction_set) {
-    tf_adadelta::Run(LoopKind::kCopy, {variables, accums, accum_updates, grads}, {}, num_threads,
-                     instruction_set);
-  });
+  m.def("fused_adadelta_apply",
+        [](const ArrayList& variables, const ArrayList& accums, const ArrayList& accum_updates,
+           const ArrayList& grads, double learning_rate, double rho, double epsilon,
+           int num_threads, const std::string& instruction_set) {
+          tf_adadelta::Run(LoopKind::kAdadelta, {variables, accums, accum_updates, grads},
+                           {learning_rate, rho, epsilon}, num_threads, instruction_set);
+        });
+  m.def("copy_streams",
+        [](const ArrayList& variables, const ArrayList& accums, const ArrayList& accum_updates,
+           const ArrayList& grads, int num_threads, const std::string& instruction_set) {
+          tf_adadelta::Run(LoopKind::kCopy, {variables, accums, accum_updates, grads}, {},
+                           num_threads, instruction_set);
+        });
   m.def("instruction_sets", &tf_adadelta::SupportedInstructionSets);
   m.def("partition", &tf_adadelta::Pieces);
 }

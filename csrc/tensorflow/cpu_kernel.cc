@@ -2,10 +2,9 @@
 #define EIGEN_USE_THREADS  // For PrepareToUpdateVariable, which copies on the thread pool.
 #include <vector>
 
+#include "cpu/dense.h"
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/core/kernels/training_op_helpers.h"
-
-#include "cpu/dense.h"
 #include "tensorflow/dense_inputs.h"
 #include "tensorflow/dtype.h"
 #include "tensorflow/variables.h"
@@ -16,8 +15,7 @@ namespace {
 using tensorflow::OpKernelContext;
 using tensorflow::Tensor;
 
-absl::Status ReadScalar(OpKernelContext* ctx, const DenseInputs& inputs, int input,
-                        double* value) {
+absl::Status ReadScalar(OpKernelContext* ctx, const DenseInputs& inputs, int input, double* value) {
   const Tensor& tensor = ctx->input(input);
   if (!tensorflow::TensorShapeUtils::IsScalar(tensor.shape())) {
     return absl::InvalidArgumentError(absl::StrCat(inputs.Describe(input), " has shape ",
@@ -69,8 +67,8 @@ class FusedAdadeltaApplyOp : public tensorflow::OpKernel {
   }
 };
 
-#define REGISTER_KERNEL(T)                                                            \
-  REGISTER_KERNEL_BUILDER(                                                            \
+#define REGISTER_KERNEL(T)                                                              \
+  REGISTER_KERNEL_BUILDER(                                                              \
       Name("FusedAdadeltaApply").Device(tensorflow::DEVICE_CPU).TypeConstraint<T>("T"), \
       FusedAdadeltaApplyOp<T>)
 REGISTER_KERNEL(Eigen::half);

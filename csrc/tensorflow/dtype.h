@@ -2,9 +2,8 @@
 #ifndef TF_ADADELTA_TENSORFLOW_DTYPE_H_
 #define TF_ADADELTA_TENSORFLOW_DTYPE_H_
 
-#include "tensorflow/core/framework/types.h"
-
 #include "tensor_update.h"
+#include "tensorflow/core/framework/types.h"
 
 namespace tf_adadelta {
 

@@ -2,7 +2,6 @@
 #include "tensorflow/core/framework/common_shape_fns.h"
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/shape_inference.h"
-
 #include "tensorflow/dense_inputs.h"
 
 namespace tf_adadelta {
@@ -42,9 +41,9 @@ absl::Status DenseShape(InferenceContext* c) {
       }
       ShapeHandle merged;
       if (!c->Merge(expected, shape, &merged).ok()) {
-        return absl::InvalidArgumentError(absl::StrCat(
-            inputs.Describe(input), " has shape ", c->DebugString(shape), ", expected ",
-            c->DebugString(expected), ", the shape of its variable"));
+        return absl::InvalidArgumentError(
+            absl::StrCat(inputs.Describe(input), " has shape ", c->DebugString(shape),
+                         ", expected ", c->DebugString(expected), ", the shape of its variable"));
       }
       expected = merged;
     }

@@ -16,8 +16,8 @@ using tensorflow::Var;
 // Such as "accums[2] ('dense/kernel')".
 std::string DescribeVariable(tensorflow::OpKernelContext* ctx, const DenseInputs& inputs,
                              int input) {
-  return absl::StrCat(inputs.Describe(input), " ('",
-                      tensorflow::HandleFromInput(ctx, input).name(), "')");
+  return absl::StrCat(inputs.Describe(input), " ('", tensorflow::HandleFromInput(ctx, input).name(),
+                      "')");
 }
 
 }  // namespace
@@ -30,8 +30,8 @@ absl::Status LockedVariables::FindAndLock(tensorflow::OpKernelContext* ctx,
                                           const DenseInputs& inputs) {
   vars_.resize(inputs.num_resources());
   for (int input = 0; input < inputs.num_resources(); ++input) {
-    const absl::Status status = tensorflow::LookupResource(
-        ctx, tensorflow::HandleFromInput(ctx, input), &vars_[input]);
+    const absl::Status status =
+        tensorflow::LookupResource(ctx, tensorflow::HandleFromInput(ctx, input), &vars_[input]);
     if (!status.ok()) {
       return absl::Status(status.code(),
                           absl::StrCat(DescribeVariable(ctx, inputs, input),
@@ -42,9 +42,8 @@ absl::Status LockedVariables::FindAndLock(tensorflow::OpKernelContext* ctx,
   // Handles of one variable name one Var: equal neighbours are one variable, passed twice.
   std::vector<int> order(inputs.num_resources());
   for (int input = 0; input < inputs.num_resources(); ++input) order[input] = input;
-  std::sort(order.begin(), order.end(), [this](int a, int b) {
-    return std::less<>()(vars_[a]->mu(), vars_[b]->mu());
-  });
+  std::sort(order.begin(), order.end(),
+            [this](int a, int b) { return std::less<>()(vars_[a]->mu(), vars_[b]->mu()); });
   const auto twice = std::adjacent_find(order.begin(), order.end(), [this](int a, int b) {
     return vars_[a].get() == vars_[b].get();
   });
@@ -82,14 +81,13 @@ absl::Status LockedVariables::Validate(tensorflow::OpKernelContext* ctx, const D
   for (int i = 0; i < inputs.num_variables(); ++i) {
     const tensorflow::TensorShape& expected = vars_[inputs.var(i)]->tensor()->shape();
     for (const int input : {inputs.accum(i), inputs.accum_update(i), inputs.grad(i)}) {
-      const tensorflow::TensorShape& shape = input == inputs.grad(i)
-                                                 ? ctx->input(input).shape()
-                                                 : vars_[input]->tensor()->shape();
+      const tensorflow::TensorShape& shape =
+          input == inputs.grad(i) ? ctx->input(input).shape() : vars_[input]->tensor()->shape();
       if (shape != expected) {
-        return absl::InvalidArgumentError(absl::StrCat(
-            inputs.Describe(input), " has shape ", shape.DebugString(), ", expected ",
-            expected.DebugString(), ", the shape of ",
-            DescribeVariable(ctx, inputs, inputs.var(i))));
+        return absl::InvalidArgumentError(
+            absl::StrCat(inputs.Describe(input), " has shape ", shape.DebugString(), ", expected ",
+                         expected.DebugString(), ", the shape of ",
+                         DescribeVariable(ctx, inputs, inputs.var(i))));
       }
     }
   }

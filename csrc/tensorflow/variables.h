@@ -7,7 +7,6 @@
 #include "absl/status/status.h"
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/core/framework/resource_var.h"
-
 #include "tensorflow/dense_inputs.h"
 
 namespace tf_adadelta {

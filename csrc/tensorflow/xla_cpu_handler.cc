@@ -3,11 +3,10 @@
 #include <utility>
 #include <vector>
 
-#include "xla/ffi/api/ffi.h"
-
 #include "cpu/dense.h"
 #include "tensorflow/dense_inputs.h"
 #include "tensorflow/xla_custom_call.h"
+#include "xla/ffi/api/ffi.h"
 
 namespace xla::ffi {
 // Exported by libtensorflow_framework; its header is not in the pip package.
@@ -62,25 +61,20 @@ ffi::Error Handle(ffi::ThreadPool threads, ffi::RemainingArgs args, ffi::Remaini
   std::vector<TensorUpdate> updates;
   updates.reserve(inputs.num_variables());
   for (int i = 0; i < inputs.num_variables(); ++i) {
-    updates.push_back({buffers[inputs.var(i)].untyped_data(),
-                       buffers[inputs.accum(i)].untyped_data(),
-                       buffers[inputs.accum_update(i)].untyped_data(),
-                       buffers[inputs.grad(i)].untyped_data(),
-                       static_cast<int64_t>(buffers[inputs.var(i)].element_count())});
+    updates.push_back(
+        {buffers[inputs.var(i)].untyped_data(), buffers[inputs.accum(i)].untyped_data(),
+         buffers[inputs.accum_update(i)].untyped_data(), buffers[inputs.grad(i)].untyped_data(),
+         static_cast<int64_t>(buffers[inputs.var(i)].element_count())});
   }
-  const Workers workers = {static_cast<int>(threads.num_threads()),
-                           [&threads](std::function<void()> task) {
-                             threads.Schedule(std::move(task));
-                           }};
+  const Workers workers = {
+      static_cast<int>(threads.num_threads()),
+      [&threads](std::function<void()> task) { threads.Schedule(std::move(task)); }};
   DenseUpdate(*dtype, updates, hyperparameters, workers);
   return ffi::Error::Success();
 }
 
 XLA_FFI_DEFINE_HANDLER(kDenseHandler, Handle,
-                       ffi::Ffi::Bind()
-                           .Ctx<ffi::ThreadPool>()
-                           .RemainingArgs()
-                           .RemainingRets());
+                       ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().RemainingArgs().RemainingRets());
 XLA_FFI_REGISTER_HANDLER(ffi::GetXlaFfiApi(), kDenseCustomCall, "Host", kDenseHandler);
 
 }  // namespace

@@ -7,15 +7,14 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "adadelta.h"
 #include "tensorflow/compiler/tf2xla/shape_util.h"
 #include "tensorflow/compiler/tf2xla/type_util.h"
 #include "tensorflow/compiler/tf2xla/xla_op_kernel.h"
-#include "xla/hlo/builder/xla_builder.h"
-#include "xla/shape_util.h"
-
-#include "adadelta.h"
 #include "tensorflow/dense_inputs.h"
 #include "tensorflow/xla_custom_call.h"
+#include "xla/hlo/builder/xla_builder.h"
+#include "xla/shape_util.h"
 
 // Found by argument-dependent lookup in AdadeltaStep.
 namespace xla {
@@ -50,13 +49,12 @@ absl::Status ReadOperands(XlaOpKernelContext* ctx, const DenseInputs& inputs,
     TF_RETURN_IF_ERROR(ctx->GetResourceInput(input, &resources[input]));
     const auto twice = std::find(resources.begin(), resources.begin() + input, resources[input]);
     if (twice != resources.begin() + input) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(inputs.Describe(input), " ('", resources[input]->name(),
-                       "') is the same variable as ", inputs.Describe(twice - resources.begin()),
-                       ", expected each variable of a call once"));
+      return absl::InvalidArgumentError(absl::StrCat(
+          inputs.Describe(input), " ('", resources[input]->name(), "') is the same variable as ",
+          inputs.Describe(twice - resources.begin()), ", expected each variable of a call once"));
     }
-    const absl::Status status = ctx->ReadVariableInput(input, dtype, &operands->shapes[input],
-                                                       &operands->values[input]);
+    const absl::Status status =
+        ctx->ReadVariableInput(input, dtype, &operands->shapes[input], &operands->values[input]);
     if (!status.ok()) {
       return absl::Status(status.code(),
                           absl::StrCat(inputs.Describe(input), " ('", resources[input]->name(),
@@ -108,8 +106,7 @@ absl::StatusOr<std::vector<XlaOp>> EmitCustomCall(XlaOpKernelContext* ctx,
       ctx->builder(), kDenseCustomCall, operands.values,
       xla::ShapeUtil::MakeTupleShape(result_shapes), operand_shapes, /*opaque=*/"",
       /*has_side_effect=*/false, aliasing, /*literal=*/nullptr,
-      xla::CustomCallSchedule::SCHEDULE_NONE,
-      xla::CustomCallApiVersion::API_VERSION_TYPED_FFI);
+      xla::CustomCallSchedule::SCHEDULE_NONE, xla::CustomCallApiVersion::API_VERSION_TYPED_FFI);
   std::vector<XlaOp> results;
   results.reserve(inputs.num_resources());
   for (int input = 0; input < inputs.num_resources(); ++input) {
