@@ -106,7 +106,7 @@ def extras() -> dict[str, list[str]]:
         "and-cuda": ["tensorflow[and-cuda]" + pin],
         "demo": [present, "mlxtend", *plot],
         "bench": [present, *plot],
-        "test": [present, "pytest", "setuptools>=77"],
+        "test": [present, "pytest", "setuptools>=77", *plot],
     }
 
 

@@ -2,15 +2,17 @@
 
 import argparse
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import tensorflow as tf
+from rich.console import Console
+from rich.progress import Progress
 
 from benchmarks import plot, report, results
-from benchmarks.cases import CASES
+from benchmarks.cases import CASES, Case
 from benchmarks.contestants import CONTESTANTS, Work
 from benchmarks.environment import describe_environment
-from benchmarks.progress import Progress
 from benchmarks.targets import evaluate
 from benchmarks.timing import measure
 from benchmarks.verification import verify
@@ -46,6 +48,16 @@ def _parse_arguments() -> argparse.Namespace:
     return arguments
 
 
+def _run_case(case: Case, num_threads: int, advance: Callable[[str], None]) -> results.CaseResult:
+    work = Work(case.shapes, num_threads)
+    prepared = {}
+    for contestant in CONTESTANTS:
+        advance(f"{case.name}: building {contestant.name}")
+        prepared[contestant.name] = contestant.prepare(work)
+    samples = measure(prepared, case.rounds, lambda name: advance(f"{case.name}: timing {name}"))
+    return results.summarize(case, CONTESTANTS, samples)
+
+
 def main() -> None:
     """Verifies, measures, prints and writes."""
     arguments = _parse_arguments()
@@ -57,24 +69,15 @@ def main() -> None:
     os.environ["TF_ADADELTA_STRICT"] = "1"
 
     cases = [case.quick() if arguments.quick else case for case in CASES]
-    progress = Progress(len(CONTESTANTS) * (1 + sum(1 + case.rounds for case in cases)))
-    verify(CONTESTANTS, arguments.threads, progress)
-    case_results = []
-    for case in cases:
-        work = Work(case.shapes, arguments.threads)
-        steps = {}
-        for contestant in CONTESTANTS:
-            progress.advance(f"{case.name}: building {contestant.name}")
-            steps[contestant.name] = contestant.prepare(work).step
-        samples = measure(
-            steps,
-            case.rounds,
-            lambda name, case=case: progress.advance(f"{case.name}: timing {name}"),
-        )
-        case_results.append(results.summarize(case, CONTESTANTS, samples))
-        # The next case needs the memory.
-        del work, steps
-    progress.close()
+    steps = len(CONTESTANTS) * (1 + sum(1 + case.rounds for case in cases))
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("", total=steps)
+
+        def advance(what: str) -> None:
+            progress.update(task, advance=1, description=what)
+
+        verify(CONTESTANTS, arguments.threads, advance)
+        case_results = [_run_case(case, arguments.threads, advance) for case in cases]
 
     run = results.Run(
         quick=arguments.quick,

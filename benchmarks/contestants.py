@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -54,10 +55,12 @@ class Prepared:
     """A contestant with variables, all zero, and everything traced.
 
     Attributes:
+        renew: Gives the variables other memory, all zero.
         step: Does one update of all variables. What it returns means nothing.
         values: Returns the current values of the variables.
     """
 
+    renew: Callable[[], None]
     step: Callable[[], object]
     values: Callable[[], list[np.ndarray]]
 
@@ -95,10 +98,19 @@ def _prepare_optimizer(
     optimizer = optimizer_class(learning_rate=LEARNING_RATE, rho=RHO, epsilon=EPSILON)
     optimizer.build(variables)
 
+    def renew() -> None:
+        # After the iteration and the learning rate come the averages.
+        _assign_zeros([*variables, *optimizer.variables[2:]])
+
     def step() -> None:
         optimizer.apply(work.grad_tensors, variables)
 
-    return Prepared(_in_mode(step, mode), lambda: [variable.numpy() for variable in variables])
+    return Prepared(renew, _in_mode(step, mode), lambda: [value.numpy() for value in variables])
+
+
+def _assign_zeros(variables: Sequence[Any]) -> None:
+    for variable in variables:
+        variable.assign(tf.zeros(variable.shape))
 
 
 def _prepare_stock_op(work: Work) -> Prepared:
@@ -120,17 +132,23 @@ def _prepare_stock_op(work: Work) -> Prepared:
                 grad=grad,
             )
 
-    return Prepared(_in_mode(step, FUNCTION), lambda: [variable.numpy() for variable in variables])
+    def renew() -> None:
+        _assign_zeros([*variables, *accums, *accum_updates])
+
+    return Prepared(renew, _in_mode(step, FUNCTION), lambda: [value.numpy() for value in variables])
 
 
 def _prepare_kernel(work: Work, kernel: Callable[..., None]) -> Prepared:
-    variables, accums, accum_updates = (
-        [np.zeros(shape, np.float32) for shape in work.shapes] for _ in range(3)
-    )
-    step = functools.partial(
-        kernel, variables, accums, accum_updates, work.grads, num_threads=work.num_threads
-    )
-    return Prepared(step, lambda: variables)
+    state: list[list[np.ndarray]] = [[], [], []]
+
+    def renew() -> None:
+        for arrays in state:
+            arrays[:] = [np.zeros(shape, np.float32) for shape in work.shapes]
+
+    def step() -> None:
+        kernel(*state, work.grads, num_threads=work.num_threads)
+
+    return Prepared(renew, step, lambda: state[0])
 
 
 def _limit() -> Contestant:

@@ -11,6 +11,8 @@ _HOW = f"""\
 - All contestants ran in one process on the same threads, one after the other in every round, in an
   order shuffled each round. A sample is the mean of a burst of calls of at least 20 ms, after one
   call that is not timed; the table has the median of the samples and their quartiles.
+- Every sample is taken in other memory, zeroed: where the pages of an array happen to lie makes a
+  difference of up to a quarter.
 - A step is one update of all variables of the case, float32, with everything around it that the
   optimizer does: the whole `optimizer.apply(grads, variables)` for Keras and for
   `tf_adadelta.Adadelta`. `ResourceApplyAdadelta` and the NumPy kernel are the bare update.
@@ -31,7 +33,9 @@ def tables(run: Run) -> str:
     """Returns the targets and the tables of all cases."""
     parts = [_targets(run.targets), *map(_case, run.cases)]
     if run.quick:
-        parts.insert(0, "**From `--quick`, which is too short and too small to say anything.**")
+        parts.insert(
+            0, "**From `--quick`: few rounds, every eighth variable; no figures to rely on.**"
+        )
     return "\n\n".join(parts)
 
 

@@ -6,19 +6,23 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping
 
+from benchmarks.contestants import Prepared
+
 _BURST_SECONDS = 0.02
 
 
 def measure(
-    steps: Mapping[str, Callable[[], object]], rounds: int, on_sample: Callable[[str], None]
+    contestants: Mapping[str, Prepared], rounds: int, on_sample: Callable[[str], None]
 ) -> dict[str, list[float]]:
-    """Samples every step once a round, in an order that is shuffled each round.
+    """Samples every contestant once a round, in an order that is shuffled each round.
 
     Whatever disturbs the machine for a while so disturbs all contestants alike, and none always
-    comes after the same other one.
+    comes after the same other one. Each sample is taken in other memory: where the pages of an
+    array happen to lie makes a difference of up to a quarter, which would otherwise be the luck of
+    the contestant for the whole run.
 
     Args:
-        steps: What to time, by name.
+        contestants: What to time, by name.
         rounds: How many samples to take of each.
         on_sample: Called with the name before each sample.
 
@@ -26,12 +30,13 @@ def measure(
         Seconds per call, by name.
     """
     shuffler = random.Random(0)
-    samples: dict[str, list[float]] = {name: [] for name in steps}
+    samples: dict[str, list[float]] = {name: [] for name in contestants}
     with _no_garbage_collection():
         for _ in range(rounds):
-            for name in shuffler.sample(list(steps), len(steps)):
+            for name in shuffler.sample(list(contestants), len(contestants)):
                 on_sample(name)
-                samples[name].append(_burst(steps[name]))
+                contestants[name].renew()
+                samples[name].append(_burst(contestants[name].step))
             gc.collect()  # Between rounds, or the memory of a large case would run out.
     return samples
 

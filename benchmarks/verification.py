@@ -1,18 +1,24 @@
 """Checks, before anything is timed, that all contestants compute the same update."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from benchmarks.contestants import EPSILON, LEARNING_RATE, RHO, Contestant, Work
-from benchmarks.progress import Progress
 
 _SHAPES = ((), (3, 5), (256,), (4097,))
 _STEPS = 5
 
 
-def verify(contestants: Sequence[Contestant], num_threads: int, progress: Progress) -> None:
+def verify(
+    contestants: Sequence[Contestant], num_threads: int, on_start: Callable[[str], None]
+) -> None:
     """Compares every contestant with a float64 NumPy oracle over a few steps on small shapes.
+
+    Args:
+        contestants: What to check.
+        num_threads: How many threads a contestant may use.
+        on_start: Called with what is about to be done.
 
     Raises:
         RuntimeError: A contestant computes something else.
@@ -20,10 +26,11 @@ def verify(contestants: Sequence[Contestant], num_threads: int, progress: Progre
     work = Work(_SHAPES, num_threads)
     expected = [_oracle(grad.astype(np.float64)) for grad in work.grads]
     for contestant in contestants:
-        progress.advance(f"verifying {contestant.name}")
+        on_start(f"verifying {contestant.name}")
         if contestant.mode is None:
             continue  # The limit computes nothing.
         prepared = contestant.prepare(work)
+        prepared.renew()
         for _ in range(_STEPS):
             prepared.step()
         for value, reference in zip(prepared.values(), expected):

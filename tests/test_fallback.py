@@ -10,6 +10,7 @@ from subprocesses import check_program
 from test_optimizer import OPTIMIZERS, assert_close, make_grads, make_step, make_variables
 
 import tf_adadelta
+from tf_adadelta import _dispatch, ops
 
 
 def one_sparse(grads):
@@ -50,6 +51,38 @@ def test_strict_is_an_error():
         optimizer.apply(one_sparse(make_grads()), variables)
     for variable, value in zip((*variables, *optimizer.variables), before):
         np.testing.assert_array_equal(variable.numpy(), value)
+
+
+@pytest.mark.parametrize(
+    "module, name, value, reason",
+    [
+        (_dispatch, "_DEVICE_TYPES", ("TPU",), r"'v0' \(and 4 more\) is on a device of type CPU"),
+        (ops, "DTYPES", (tf.float64,), r"'v0' \(and 4 more\) has dtype float32"),
+    ],
+)
+def test_what_has_no_kernel(not_strict, monkeypatch, module, name, value, reason):
+    monkeypatch.setattr(module, name, value)
+    with pytest.warns(UserWarning, match=reason) as caught:
+        run_both(lambda grads: grads)
+    assert len(caught) == 1
+
+
+def test_one_dtype_served_and_one_not(not_strict, monkeypatch):
+    """The served variables of a step go to the op, the others to Keras."""
+    monkeypatch.setattr(ops, "DTYPES", (tf.float32,))
+    variables = [*make_variables("float32"), *make_variables("float64")]
+    grads = [*make_grads("float32"), *make_grads("float64")]
+    optimizer = tf_adadelta.Adadelta(0.5)
+    optimizer.build(variables)
+    step = tf.function(lambda: optimizer.apply(grads, variables))
+    with pytest.warns(UserWarning, match="has dtype float64"):
+        operations = step.get_concrete_function().graph.get_operations()
+    assert sum(operation.type == "FusedAdadeltaApply" for operation in operations) == 1
+    step()
+    stock_variables = [*make_variables("float32"), *make_variables("float64")]
+    stock = keras.optimizers.Adadelta(0.5)
+    stock.apply(grads, stock_variables)
+    assert_close([*variables, *optimizer.variables], [*stock_variables, *stock.variables])
 
 
 def test_embedding_model_in_fit(not_strict):

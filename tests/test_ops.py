@@ -123,8 +123,8 @@ def test_gradient_that_is_the_variable_itself(compiled):
     oracle.check(*values(variables))
 
 
-def test_variable_after_a_sparse_read_is_updated_in_place():
-    """A sparse update leaves a variable in copy-on-read mode for good: still no copy is needed."""
+def test_variable_that_had_a_sparse_update():
+    """A sparse update leaves a variable in copy-on-read mode for good."""
     oracle = Oracle([(1000, 4)], "float32")
     variables = variables_of(oracle)
     variables[0][0].scatter_nd_add([[0]], tf.zeros((1, 4)))

@@ -234,6 +234,20 @@ def test_plain_tensorflow_variables(compiled):
     run_both(compiled, steps=3, prepare=prepare)
 
 
+def test_built_while_tracing(compiled):
+    """As in a custom training loop whose first call creates the slots."""
+    results = []
+    for make in OPTIMIZERS:
+        keras.backend.clear_session()
+        variables = make_variables()
+        optimizer = make(0.5)
+        step = make_step(compiled, optimizer, variables)
+        for number in range(3):
+            step(*make_grads(seed=number))
+        results.append([*variables, *optimizer.variables])
+    assert_close(results[1], results[0])
+
+
 def test_apply_gradients_returns_the_iterations():
     variables = make_variables()
     optimizer = tf_adadelta.Adadelta()

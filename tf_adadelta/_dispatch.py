@@ -102,13 +102,12 @@ class Dispatcher:
         self, key: tuple, variables: Sequence[tf.Variable], grads: Sequence[Any]
     ) -> _Plan:
         groups: dict[tuple[tf.DType, str], _Group] = {}
-        unserved = []
+        unserved: dict[str, list[int]] = {}
         seen: set[int] = set()
         for position, (variable, grad) in enumerate(zip(variables, grads)):
             reason = _why_not_served(variable, grad, seen)
             if reason is not None:
-                self._report(f"'{variable.name.removesuffix(':0')}' {reason}")
-                unserved.append(position)
+                unserved.setdefault(reason, []).append(position)
                 continue
             group = groups.setdefault((variable.dtype, variable.device), _Group(variable.dtype))
             accum, accum_update = self._slots(variable)
@@ -116,12 +115,18 @@ class Dispatcher:
             group.variables.append(variable.handle)
             group.accums.append(accum.handle)
             group.accum_updates.append(accum_update.handle)
-        return _Plan(key, list(variables), list(groups.values()), unserved)
+        for reason, positions in unserved.items():
+            name = variables[positions[0]].name.removesuffix(":0")
+            others = f" (and {len(positions) - 1} more)" if len(positions) > 1 else ""
+            self._report(reason, f"'{name}'{others} ")
+        return _Plan(
+            key, list(variables), list(groups.values()), sorted(sum(unserved.values(), []))
+        )
 
-    def _report(self, reason: str) -> None:
+    def _report(self, reason: str, subject: str = "") -> None:
         message = (
             f"tf_adadelta: optimizer '{self._name}' takes the stock update, which is correct but "
-            f"not fused: {reason}."
+            f"not fused: {subject}{reason}."
         )
         if os.environ.get("TF_ADADELTA_STRICT") == "1":
             raise RuntimeError(f"{message} (An error because TF_ADADELTA_STRICT=1.)")

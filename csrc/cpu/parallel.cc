@@ -5,6 +5,7 @@
 #include <condition_variable>
 #include <memory>
 #include <mutex>
+#include <vector>
 
 namespace tf_adadelta {
 namespace {
@@ -12,14 +13,30 @@ namespace {
 // Shared with the helpers, since one may start only after the call has returned. It then finds no
 // block left and never touches `body`, which by that time is gone.
 struct Claims {
-  Claims(int64_t num_blocks, const std::function<void(int64_t)>& body)
-      : num_blocks(num_blocks), body(body) {}
+  // Each worker has a run of consecutive blocks to begin with, so that it streams through memory
+  // far from the others, and then takes what is left of theirs.
+  struct alignas(64) Share {
+    std::atomic<int64_t> next;
+    int64_t end;
+  };
 
-  void Work() {
+  Claims(int64_t num_blocks, int num_workers, const std::function<void(int64_t)>& body)
+      : num_blocks(num_blocks), shares(num_workers), body(body) {
+    for (int64_t i = 0; i < num_workers; ++i) {
+      shares[i].next = i * num_blocks / num_workers;
+      shares[i].end = (i + 1) * num_blocks / num_workers;
+    }
+  }
+
+  void Work(size_t worker) {
     int64_t worked = 0;
-    for (int64_t block; (block = next.fetch_add(1, std::memory_order_relaxed)) < num_blocks;) {
-      body(block);
-      ++worked;
+    for (size_t i = 0; i < shares.size(); ++i) {
+      Share& share = shares[(worker + i) % shares.size()];
+      for (int64_t block;
+           (block = share.next.fetch_add(1, std::memory_order_relaxed)) < share.end;) {
+        body(block);
+        ++worked;
+      }
     }
     if (worked == 0) return;
     std::lock_guard<std::mutex> lock(mutex);
@@ -33,8 +50,8 @@ struct Claims {
   }
 
   const int64_t num_blocks;
+  std::vector<Share> shares;
   const std::function<void(int64_t)>& body;
-  std::atomic<int64_t> next{0};
   std::mutex mutex;
   std::condition_variable all_done;
   int64_t done = 0;  // Guarded by mutex.
@@ -44,16 +61,16 @@ struct Claims {
 
 void RunBlocks(int64_t num_blocks, const Workers& workers,
                const std::function<void(int64_t)>& body) {
-  const int64_t num_helpers = std::min<int64_t>(workers.num_threads, num_blocks) - 1;
-  if (num_helpers <= 0) {
+  const int num_workers = static_cast<int>(std::min<int64_t>(workers.num_threads, num_blocks));
+  if (num_workers <= 1) {
     for (int64_t block = 0; block < num_blocks; ++block) body(block);
     return;
   }
-  const auto claims = std::make_shared<Claims>(num_blocks, body);
-  for (int64_t i = 0; i < num_helpers; ++i) {
-    workers.schedule([claims] { claims->Work(); });
+  const auto claims = std::make_shared<Claims>(num_blocks, num_workers, body);
+  for (int helper = 1; helper < num_workers; ++helper) {
+    workers.schedule([claims, helper] { claims->Work(helper); });
   }
-  claims->Work();
+  claims->Work(0);
   claims->Wait();
 }
 
