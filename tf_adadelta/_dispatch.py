@@ -1,6 +1,7 @@
 """Decides which variables of an optimizer go to the fused op, and says why the others do not."""
 
 import dataclasses
+import itertools
 import os
 import warnings
 from collections.abc import Callable, Sequence
@@ -119,9 +120,8 @@ class Dispatcher:
             name = variables[positions[0]].name.removesuffix(":0")
             others = f" (and {len(positions) - 1} more)" if len(positions) > 1 else ""
             self._report(reason, f"'{name}'{others} ")
-        return _Plan(
-            key, list(variables), list(groups.values()), sorted(sum(unserved.values(), []))
-        )
+        positions = sorted(itertools.chain.from_iterable(unserved.values()))
+        return _Plan(key, list(variables), list(groups.values()), positions)
 
     def _report(self, reason: str, subject: str = "") -> None:
         message = (
