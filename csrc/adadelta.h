@@ -32,15 +32,28 @@ TF_ADADELTA_INLINE Scalars<T> MakeScalars(double learning_rate, double rho, doub
           static_cast<T>(epsilon)};
 }
 
-// Two roots and a division. The cheaper sqrt((u + ε) / (a + ε)) underflows once a exceeds u by
-// 2^126, which a gradient of 1e16 reaches, and is no faster where memory is the limit
-// (docs/design.md).
+// A step in two halves that share nothing but what the first returns, so that a kernel may run them
+// one after the other over a short piece of its arrays.
+//
+// Together they take two roots and a division. The cheaper sqrt((u + ε) / (a + ε)) underflows once
+// a exceeds u by 2^126, which a gradient of 1e16 reaches, and is no faster where memory is the
+// limit (docs/design.md).
+
+// Averages the squared gradient into `accum`; returns the gradient over the root of that average.
 template <typename T>
-TF_ADADELTA_INLINE void AdadeltaStep(const Scalars<T>& s, const T& grad, T& var, T& accum,
-                                     T& accum_update) {
+TF_ADADELTA_INLINE T AccumulateGradient(const Scalars<T>& s, const T& grad, T& accum) {
   using std::sqrt;
   accum = s.rho * accum + s.one_minus_rho * (grad * grad);
-  const T delta = grad * sqrt(accum_update + s.epsilon) / sqrt(accum + s.epsilon);
+  return grad / sqrt(accum + s.epsilon);
+}
+
+// Moves `var` by what the first half returned times the root of the averaged squared updates, and
+// averages this update into them.
+template <typename T>
+TF_ADADELTA_INLINE void ApplyUpdate(const Scalars<T>& s, const T& normalized_grad, T& var,
+                                    T& accum_update) {
+  using std::sqrt;
+  const T delta = normalized_grad * sqrt(accum_update + s.epsilon);
   accum_update = s.rho * accum_update + s.one_minus_rho * (delta * delta);
   var = var - s.learning_rate * delta;
 }

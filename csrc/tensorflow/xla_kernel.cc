@@ -16,7 +16,7 @@
 #include "xla/hlo/builder/xla_builder.h"
 #include "xla/shape_util.h"
 
-// Found by argument-dependent lookup in AdadeltaStep.
+// Found by argument-dependent lookup in adadelta.h.
 namespace xla {
 static XlaOp sqrt(XlaOp x) { return Sqrt(x); }
 }  // namespace xla
@@ -131,7 +131,9 @@ std::vector<XlaOp> EmitHlo(const DenseInputs& inputs, xla::PrimitiveType type,
     XlaOp var = converted(inputs.var(i));
     XlaOp accum = converted(inputs.accum(i));
     XlaOp accum_update = converted(inputs.accum_update(i));
-    AdadeltaStep<XlaOp>(scalars, converted(inputs.grad(i)), var, accum, accum_update);
+    const XlaOp normalized_grad =
+        AccumulateGradient<XlaOp>(scalars, converted(inputs.grad(i)), accum);
+    ApplyUpdate<XlaOp>(scalars, normalized_grad, var, accum_update);
     results[inputs.var(i)] = xla::ConvertElementType(var, type);
     results[inputs.accum(i)] = xla::ConvertElementType(accum, type);
     results[inputs.accum_update(i)] = xla::ConvertElementType(accum_update, type);
