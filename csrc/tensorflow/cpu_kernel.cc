@@ -37,6 +37,10 @@ class FusedAdadeltaApplyOp : public tensorflow::OpKernel {
  public:
   explicit FusedAdadeltaApplyOp(tensorflow::OpKernelConstruction* ctx) : OpKernel(ctx) {}
 
+  // Run where it becomes ready: the executor hands expensive kernels to another thread, which then
+  // competes with the helpers of this one, and this one keeps all threads busy by itself.
+  bool IsExpensive() override { return false; }
+
   void Compute(OpKernelContext* ctx) override {
     const DenseInputs inputs((ctx->num_inputs() - 3) / 4);
     Hyperparameters h;
