@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import keras
 import numpy as np
@@ -31,14 +30,24 @@ FUSED = {
 """The fused contestant of each mode."""
 
 
+def zero_variables(shapes: Sequence[Shape]) -> list[keras.Variable]:
+    """Returns a variable of zeros for each shape."""
+    return [keras.Variable("zeros", shape=shape, dtype="float32") for shape in shapes]
+
+
 class Work:
-    """The gradients of one case. All contestants share them; each has variables of its own.
+    """The gradients of one case, and one set of variables.
+
+    All contestants share the gradients. Those that update TensorFlow's variables in place share
+    these variables too: where the pages of an array happen to lie makes a difference of up to a
+    quarter on a virtual machine, and would be the luck of a contestant for the whole run.
 
     Attributes:
         shapes: The shapes of the variables.
         num_threads: How many threads a contestant may use.
         grads: The gradients as NumPy arrays.
         grad_tensors: The same gradients as tensors.
+        state: The variables, accums and accum_updates that are shared, all zero.
     """
 
     def __init__(self, shapes: Sequence[Shape], num_threads: int) -> None:
@@ -48,6 +57,7 @@ class Work:
         self.num_threads = num_threads
         self.grads = [np.asarray(rng.standard_normal(shape, np.float32)) for shape in shapes]
         self.grad_tensors = [tf.constant(grad) for grad in self.grads]
+        self.state = [zero_variables(shapes) for _ in range(3)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,12 +65,10 @@ class Prepared:
     """A contestant with variables, all zero, and everything traced.
 
     Attributes:
-        renew: Gives the variables other memory, all zero.
         step: Does one update of all variables. What it returns means nothing.
         values: Returns the current values of the variables.
     """
 
-    renew: Callable[[], None]
     step: Callable[[], object]
     values: Callable[[], list[np.ndarray]]
 
@@ -94,61 +102,45 @@ def _in_mode(step: Callable[[], None], mode: str) -> Callable[[], object]:
 def _prepare_optimizer(
     work: Work, optimizer_class: type[keras.optimizers.Optimizer], mode: str
 ) -> Prepared:
-    variables = [keras.Variable("zeros", shape=shape, dtype="float32") for shape in work.shapes]
+    # Keras puts its results into other memory at every step, unless XLA finds that it need not.
+    in_place = optimizer_class is tf_adadelta.Adadelta or mode == JIT
+    variables = work.state[0] if in_place else zero_variables(work.shapes)
     optimizer = optimizer_class(learning_rate=LEARNING_RATE, rho=RHO, epsilon=EPSILON)
     optimizer.build(variables)
-
-    def renew() -> None:
-        # After the iteration and the learning rate come the averages.
-        _assign_zeros([*variables, *optimizer.variables[2:]])
+    if in_place:
+        optimizer._accumulated_grads, optimizer._accumulated_delta_vars = work.state[1:]
 
     def step() -> None:
         optimizer.apply(work.grad_tensors, variables)
 
-    return Prepared(renew, _in_mode(step, mode), lambda: [value.numpy() for value in variables])
-
-
-def _assign_zeros(variables: Sequence[Any]) -> None:
-    for variable in variables:
-        variable.assign(tf.zeros(variable.shape))
+    return Prepared(_in_mode(step, mode), lambda: [value.numpy() for value in variables])
 
 
 def _prepare_stock_op(work: Work) -> Prepared:
-    variables, accums, accum_updates = (
-        [tf.Variable(tf.zeros(shape)) for shape in work.shapes] for _ in range(3)
-    )
-
     def step() -> None:
-        for variable, accum, accum_update, grad in zip(
-            variables, accums, accum_updates, work.grad_tensors
-        ):
+        for variable, accum, accum_update, grad in zip(*work.state, work.grad_tensors):
             tf.raw_ops.ResourceApplyAdadelta(
-                var=variable.handle,
-                accum=accum.handle,
-                accum_update=accum_update.handle,
+                var=variable.value.handle,
+                accum=accum.value.handle,
+                accum_update=accum_update.value.handle,
                 lr=LEARNING_RATE,
                 rho=RHO,
                 epsilon=EPSILON,
                 grad=grad,
             )
 
-    def renew() -> None:
-        _assign_zeros([*variables, *accums, *accum_updates])
-
-    return Prepared(renew, _in_mode(step, FUNCTION), lambda: [value.numpy() for value in variables])
+    return Prepared(_in_mode(step, FUNCTION), lambda: [value.numpy() for value in work.state[0]])
 
 
 def _prepare_kernel(work: Work, kernel: Callable[..., None]) -> Prepared:
-    state: list[list[np.ndarray]] = [[], [], []]
-
-    def renew() -> None:
-        for arrays in state:
-            arrays[:] = [np.zeros(shape, np.float32) for shape in work.shapes]
+    variables, accums, accum_updates = (
+        [np.zeros(shape, np.float32) for shape in work.shapes] for _ in range(3)
+    )
 
     def step() -> None:
-        kernel(*state, work.grads, num_threads=work.num_threads)
+        kernel(variables, accums, accum_updates, work.grads, num_threads=work.num_threads)
 
-    return Prepared(renew, step, lambda: state[0])
+    return Prepared(step, lambda: variables)
 
 
 def _limit() -> Contestant:

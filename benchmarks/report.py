@@ -11,8 +11,9 @@ _HOW = f"""\
 - All contestants ran in one process on the same threads, one after the other in every round, in an
   order shuffled each round. A sample is the mean of a burst of calls of at least 20 ms, after one
   call that is not timed; the table has the median of the samples and their quartiles.
-- Every sample is taken in other memory, zeroed: where the pages of an array happen to lie makes a
-  difference of up to a quarter.
+- The contestants that update TensorFlow's variables in place (ours, ResourceApplyAdadelta, Keras
+  with `jit_compile`) do so in the same ones: where the pages of an array happen to lie makes a
+  difference of up to a quarter, from one run to the next, on a virtual machine.
 - A step is one update of all variables of the case, float32, with everything around it that the
   optimizer does: the whole `optimizer.apply(grads, variables)` for Keras and for
   `tf_adadelta.Adadelta`. `ResourceApplyAdadelta` and the NumPy kernel are the bare update.

@@ -17,9 +17,7 @@ def measure(
     """Samples every contestant once a round, in an order that is shuffled each round.
 
     Whatever disturbs the machine for a while so disturbs all contestants alike, and none always
-    comes after the same other one. Each sample is taken in other memory: where the pages of an
-    array happen to lie makes a difference of up to a quarter, which would otherwise be the luck of
-    the contestant for the whole run.
+    comes after the same other one.
 
     Args:
         contestants: What to time, by name.
@@ -35,7 +33,6 @@ def measure(
         for _ in range(rounds):
             for name in shuffler.sample(list(contestants), len(contestants)):
                 on_sample(name)
-                contestants[name].renew()
                 samples[name].append(_burst(contestants[name].step))
             gc.collect()  # Between rounds, or the memory of a large case would run out.
     return samples
