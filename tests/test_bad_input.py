@@ -113,25 +113,15 @@ def test_op_in_eager_execution(mistake):
     call.check_untouched()
 
 
+@pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=needs_xla)])
 @pytest.mark.parametrize("mistake", RAW)
-def test_op_in_a_graph(mistake):
-    """Shapes and dtypes are caught when the graph is made, the rest when it runs."""
+def test_op_in_a_graph(mistake, jit_compile):
+    """Shapes and dtypes are caught when the graph is made or compiled, the rest when it runs."""
     spoil, message = RAW[mistake]
     call = Call()
     spoil(call)
     with pytest.raises((ValueError, tf.errors.InvalidArgumentError), match=message):
-        tf.function(call.raw)()
-    call.check_untouched()
-
-
-@needs_xla
-@pytest.mark.parametrize("mistake", RAW)
-def test_op_under_xla(mistake):
-    spoil, message = RAW[mistake]
-    call = Call()
-    spoil(call)
-    with pytest.raises((ValueError, tf.errors.InvalidArgumentError), match=message):
-        tf.function(call.raw, jit_compile=True)()
+        tf.function(call.raw, jit_compile=jit_compile)()
     call.check_untouched()
 
 
