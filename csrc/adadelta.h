@@ -58,6 +58,14 @@ TF_ADADELTA_INLINE void ApplyUpdate(const Scalars<T>& s, const T& normalized_gra
   var = var - s.learning_rate * delta;
 }
 
+// Catches up with the steps in which a gradient was zero: each of them multiplied both averages by
+// ρ and left the variable alone. `half_decay` is ρ^(steps / 2), applied twice, because ρ^steps
+// itself underflows while a large average times it does not.
+template <typename T>
+TF_ADADELTA_INLINE T DecayIdle(const T& half_decay, const T& average) {
+  return average * half_decay * half_decay;
+}
+
 }  // namespace tf_adadelta
 
 #endif  // TF_ADADELTA_ADADELTA_H_

@@ -19,6 +19,27 @@ struct TensorUpdate {
   int64_t count;
 };
 
+// The type of the indices of a sparse gradient.
+enum class IndexType { kInt32, kInt64 };
+
+// One variable of a call whose gradient is sparse: tables of `rows` times `row_elements` elements,
+// and a gradient of which row p belongs to row indices[p] of the variable. An index may come
+// several times; those rows are summed, in their order.
+struct SparseTensorUpdate {
+  void* var;
+  void* accum;
+  void* accum_update;
+  const void* grad;
+  const void* indices;
+  // Null: rows without a gradient are left as they are. Else rows + 1 counts: of the updates that
+  // each row has caught up with, and of those that the variable has had. A row that has fallen
+  // behind catches up when it is next touched.
+  int64_t* clock;
+  int64_t rows;
+  int64_t row_elements;
+  int64_t num_indices;
+};
+
 struct Hyperparameters {
   double learning_rate;
   double rho;

@@ -14,6 +14,8 @@ from tf_adadelta import _kernels
 
 Arrays = np.ndarray | Sequence[np.ndarray]
 
+_NAMES = ("variables", "accums", "accum_updates", "grads", "indices", "clocks")
+
 
 def instruction_sets() -> list[str]:
     """Returns the instruction sets that are compiled in and supported here, the widest first."""
@@ -66,6 +68,65 @@ def fused_adadelta_apply(
     )
 
 
+def fused_adadelta_sparse_apply(
+    variables: Arrays,
+    accums: Arrays,
+    accum_updates: Arrays,
+    grads: Arrays,
+    indices: Arrays,
+    *,
+    clocks: Arrays | None = None,
+    learning_rate: float,
+    rho: float = 0.95,
+    epsilon: float = 1e-7,
+    num_threads: int | None = None,
+    instruction_set: str | None = None,
+) -> None:
+    """Updates the rows of a list of arrays that have a gradient.
+
+    Rows of a gradient with the same index are summed first, in their order, in the type of the
+    arithmetic. Nothing is sorted or copied in memory but the indices.
+
+    Without `clocks` only the rows with a gradient change, as `ResourceSparseApplyAdadelta` has it.
+    With them the result is that of the dense update, in which both averages of the other rows decay
+    too: the decay of a row is put off until it has a gradient again, and its clock tells how far it
+    has fallen behind. `rho` must then be the same in every call.
+
+    Args:
+        variables: An array of one or more dimensions, or a sequence of them. Updated in place.
+        accums: The decayed averages of the squared gradients, like `variables`. Updated in place.
+        accum_updates: The decayed averages of the squared updates, like `variables`. Updated in
+            place.
+        grads: The rows of the gradients: shape `indices.shape + variable.shape[1:]`.
+        indices: int32 or int64, one dimension: the row of the variable that each row of the
+            gradient belongs to.
+        clocks: int64, shape `(rows + 1,)`, zero at first: the count of updates that each row has
+            caught up with, and last the count of updates of the variable. Updated in place.
+        learning_rate: The factor of the update; 1.0 in the paper.
+        rho: The decay rate of both averages.
+        epsilon: Added inside both square roots.
+        num_threads: How many threads may work at once. Defaults to one for each core.
+        instruction_set: One of `instruction_sets()`. Defaults to the widest.
+
+    Raises:
+        IndexError: An index is not that of a row.
+        TypeError: An array has another dtype than expected.
+        ValueError: As `fused_adadelta_apply`; a variable is a scalar.
+    """
+    lists = _as_lists(
+        variables, accums, accum_updates, grads, indices, [] if clocks is None else clocks
+    )
+    _kernels.fused_adadelta_sparse_apply(
+        *lists[:5],
+        None if clocks is None else lists[5],
+        learning_rate,
+        rho,
+        epsilon,
+        num_threads or os.cpu_count() or 1,
+        instruction_set or "",
+    )
+
+
 def copy_streams(
     variables: Arrays,
     accums: Arrays,
@@ -91,7 +152,7 @@ def copy_streams(
 def _as_lists(*arguments: Arrays) -> list[list[np.ndarray]]:
     """Wraps single arrays in lists, and refuses what pybind11 would silently convert to a copy."""
     lists = []
-    for name, argument in zip(("variables", "accums", "accum_updates", "grads"), arguments):
+    for name, argument in zip(_NAMES, arguments):
         arrays = [argument] if isinstance(argument, np.ndarray) else list(argument)
         for i, array in enumerate(arrays):
             if not isinstance(array, np.ndarray):

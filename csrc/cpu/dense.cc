@@ -2,37 +2,11 @@
 
 #include <cstdint>
 
+#include "cpu/flush_subnormals.h"
 #include "partition.h"
-
-#if defined(TF_ADADELTA_X86)
-#include <xmmintrin.h>
-#endif
 
 namespace tf_adadelta {
 namespace {
-
-// Accumulators that decay towards zero reach the subnormal numbers, each of which costs over a
-// hundred cycles, so they are flushed to zero: TensorFlow's own threads do the same.
-class FlushSubnormals {
-#if defined(TF_ADADELTA_X86)
- public:
-  FlushSubnormals() : saved_(_mm_getcsr()) { _mm_setcsr(saved_ | 0x8040); }  // FTZ, DAZ.
-  ~FlushSubnormals() { _mm_setcsr(saved_); }
-
- private:
-  const unsigned int saved_;
-#elif defined(__aarch64__)
- public:
-  FlushSubnormals() {
-    asm volatile("mrs %0, fpcr" : "=r"(saved_));
-    asm volatile("msr fpcr, %0" : : "r"(saved_ | (uint64_t{1} << 24)));  // FZ.
-  }
-  ~FlushSubnormals() { asm volatile("msr fpcr, %0" : : "r"(saved_)); }
-
- private:
-  uint64_t saved_;
-#endif
-};
 
 // Long enough that claiming a block costs nothing, short enough to balance two threads.
 constexpr int64_t kBlockElements = 32 * 1024;

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "cpu/dense_loop.h"
+#include "cpu/sparse_loop.h"
 
 namespace tf_adadelta {
 
@@ -12,6 +13,7 @@ struct InstructionSet {
   const char* name;
   bool (*supported)();
   DenseLoop* dense_loop;
+  SparseLoop* sparse_loop;
 };
 
 // Those that were compiled in, the widest first; the last is supported everywhere.
