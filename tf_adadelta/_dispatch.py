@@ -12,7 +12,9 @@ from tensorflow.python.ops import control_flow_util
 
 from tf_adadelta import ops
 from tf_adadelta._build_info import build_info
+from tf_adadelta._clocks import RowClock, as_slices, as_tensor
 
+SPARSE_UPDATES = ("exact", "lazy")
 _DEVICE_TYPES = ("CPU",)
 _XLA = build_info()["xla"]
 
@@ -21,13 +23,16 @@ Slots = tuple[tf.Variable, tf.Variable]
 
 @dataclasses.dataclass
 class _Group:
-    """Variables of one dtype on one device: one call of the op."""
+    """Variables of one dtype on one device with gradients of one kind: one call of an op."""
 
     dtype: tf.DType
+    index_dtype: tf.DType | None  # None: dense gradients.
     positions: list[int] = dataclasses.field(default_factory=list)
     variables: list[tf.Tensor] = dataclasses.field(default_factory=list)
     accums: list[tf.Tensor] = dataclasses.field(default_factory=list)
     accum_updates: list[tf.Tensor] = dataclasses.field(default_factory=list)
+    clocks: list[tf.Tensor] = dataclasses.field(default_factory=list)  # Empty: none has one.
+    rows: list[int] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass
@@ -37,6 +42,7 @@ class _Plan:
     key: tuple
     variables: list[tf.Variable]  # Kept alive: their ids are the key.
     groups: list[_Group]
+    clocks: list[RowClock]
     unserved: list[int]
 
 
@@ -46,13 +52,36 @@ class Dispatcher:
     Args:
         name: The name of the optimizer, for its warnings.
         slots: Returns the pair (accum, accum_update) of a variable.
+        sparse_update: "exact", where a sparse gradient has the result of the dense one, or "lazy",
+            where rows without a gradient do not change.
+        on_clock: Called with a variable and its clock when its first sparse gradient comes.
     """
 
-    def __init__(self, name: str, slots: Callable[[tf.Variable], Slots]) -> None:
+    def __init__(
+        self,
+        name: str,
+        slots: Callable[[tf.Variable], Slots],
+        sparse_update: str,
+        on_clock: Callable[[tf.Variable, RowClock], None],
+    ) -> None:
+        if sparse_update not in SPARSE_UPDATES:
+            raise ValueError(f"sparse_update is {sparse_update!r}, expected 'exact' or 'lazy'")
         self._name = name
         self._slots = slots
+        self._exact = sparse_update == "exact"
+        self._on_clock = on_clock
+        self._clocks: dict[Any, RowClock] = {}  # By variable.ref().
+        self._in_graphs: set[Any] = set()  # Likewise: see keep_up_to_date.
         self._plan: _Plan | None = None
         self._warned: set[str] = set()
+
+    def keep_up_to_date(self, variable: tf.Variable) -> None:
+        """Never lets the slots of a variable lag from now on, if they have not begun to.
+
+        For a graph that takes them as they are stored: it may run again after a sparse gradient.
+        """
+        if variable.ref() not in self._clocks:
+            self._in_graphs.add(variable.ref())
 
     def apply(
         self,
@@ -72,37 +101,57 @@ class Dispatcher:
         if reason is not None:
             self._report(reason)
             return list(range(len(variables)))
-        plan = self._plan_for(variables, grads)
+        plan = self._plan_for(variables, grads, rho)
         if plan.groups:
             hyperparameters = {
                 "learning_rate": ops.as_hyperparameter(learning_rate),
                 "rho": ops.as_hyperparameter(rho),
                 "epsilon": ops.as_hyperparameter(epsilon),
             }
+        for clock in plan.clocks:
+            clock.set_rho(rho)
         for group in plan.groups:
-            ops.apply_handles(
+            values = [grads[position] for position in group.positions]
+            slots = (group.accums, group.accum_updates)
+            if group.index_dtype is None:
+                values = [
+                    _as_dtype(as_tensor(*pair), group.dtype) for pair in zip(values, group.rows)
+                ]
+                ops.apply_handles(group.variables, *slots, values, **hyperparameters)
+                continue
+            slices = [as_slices(*pair) for pair in zip(values, group.rows)]
+            ops.sparse_apply_handles(
                 group.variables,
-                group.accums,
-                group.accum_updates,
-                [_as_dtype(grads[position], group.dtype) for position in group.positions],
+                *slots,
+                group.clocks,
+                [_as_dtype(grad.values, group.dtype) for grad in slices],
+                [grad.indices for grad in slices],
                 **hyperparameters,
             )
         return plan.unserved
 
-    def _plan_for(self, variables: Sequence[tf.Variable], grads: Sequence[Any]) -> _Plan:
+    def _plan_for(
+        self, variables: Sequence[tf.Variable], grads: Sequence[Any], rho: float
+    ) -> _Plan:
         # A plan holds only as long as every gradient is of the same kind, dense or sparse.
         key = (
+            tf.executing_eagerly(),
             *map(id, variables),
-            *(i for i, grad in enumerate(grads) if isinstance(grad, tf.IndexedSlices)),
+            *(
+                (i, grad.indices.dtype)
+                for i, grad in enumerate(grads)
+                if isinstance(grad, tf.IndexedSlices)
+            ),
         )
         if self._plan is None or self._plan.key != key:
-            self._plan = self._make_plan(key, variables, grads)
+            self._plan = self._make_plan(key, variables, grads, rho)
         return self._plan
 
     def _make_plan(
-        self, key: tuple, variables: Sequence[tf.Variable], grads: Sequence[Any]
+        self, key: tuple, variables: Sequence[tf.Variable], grads: Sequence[Any], rho: float
     ) -> _Plan:
-        groups: dict[tuple[tf.DType, str], _Group] = {}
+        groups: dict[tuple, _Group] = {}
+        clocks: list[RowClock] = []
         unserved: dict[str, list[int]] = {}
         seen: set[int] = set()
         for position, (variable, grad) in enumerate(zip(variables, grads)):
@@ -110,18 +159,41 @@ class Dispatcher:
             if reason is not None:
                 unserved.setdefault(reason, []).append(position)
                 continue
-            group = groups.setdefault((variable.dtype, variable.device), _Group(variable.dtype))
-            accum, accum_update = self._slots(variable)
+            slots = self._slots(variable)
+            clock, index_dtype = self._kind(variable, slots, grad, rho)
+            key = (variable.dtype, variable.device, index_dtype, clock is None)
+            group = groups.setdefault(key, _Group(variable.dtype, index_dtype))
             group.positions.append(position)
             group.variables.append(variable.handle)
-            group.accums.append(accum.handle)
-            group.accum_updates.append(accum_update.handle)
+            group.accums.append(slots[0].handle)
+            group.accum_updates.append(slots[1].handle)
+            group.rows.append(variable.shape[0] if variable.shape.rank else 1)
+            if clock is not None:
+                clocks.append(clock)
+                group.clocks.append(clock.counts.handle)
         for reason, positions in unserved.items():
             name = variables[positions[0]].name.removesuffix(":0")
             others = f" (and {len(positions) - 1} more)" if len(positions) > 1 else ""
             self._report(reason, f"'{name}'{others} ")
         positions = sorted(itertools.chain.from_iterable(unserved.values()))
-        return _Plan(key, list(variables), list(groups.values()), positions)
+        return _Plan(key, list(variables), list(groups.values()), clocks, positions)
+
+    def _kind(
+        self, variable: tf.Variable, slots: Slots, grad: Any, rho: float
+    ) -> tuple[RowClock | None, tf.DType | None]:
+        """Returns the clock and the dtype of the indices for the update of a variable."""
+        sparse = isinstance(grad, tf.IndexedSlices)
+        if not self._exact:
+            return None, grad.indices.dtype if sparse else None
+        clock = self._clocks.get(variable.ref())
+        if clock is None and not sparse and not tf.executing_eagerly():
+            self.keep_up_to_date(variable)
+        if clock is None and sparse and variable.ref() not in self._in_graphs:
+            clock = self._clocks[variable.ref()] = RowClock(variable, slots, rho)
+            self._on_clock(variable, clock)
+        if clock is None:
+            return None, None
+        return clock, grad.indices.dtype if sparse else tf.int64
 
     def _report(self, reason: str, subject: str = "") -> None:
         message = (
@@ -150,8 +222,6 @@ def _why_not_served(variable: Any, grad: Any, seen: set[int]) -> str | None:
     if id(variable) in seen:
         return "appears twice in one step"
     seen.add(id(variable))
-    if isinstance(grad, tf.IndexedSlices):
-        return "has a sparse gradient (tf.IndexedSlices)"
     if variable.dtype not in ops.DTYPES:
         return f"has dtype {variable.dtype.name}"
     device = tf.DeviceSpec.from_string(variable.device).device_type

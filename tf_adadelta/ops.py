@@ -3,12 +3,16 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from tf_adadelta import _library
 
 DTYPES = (tf.float16, tf.bfloat16, tf.float32, tf.float64)
 """The dtypes of the variables that the ops serve."""
+
+INDEX_DTYPES = (tf.int32, tf.int64)
+"""The dtypes of the indices of sparse gradients."""
 
 
 def fused_adadelta_apply(
@@ -57,44 +61,124 @@ def fused_adadelta_apply(
             scalar, or a variable is passed twice.
         tf.errors.FailedPreconditionError: A variable is not initialized.
     """
-    resources = {
-        name: [_as_variable(value, f"{name}[{i}]") for i, value in enumerate(_as_list(values))]
-        for name, values in (
-            ("variables", variables),
-            ("accums", accums),
-            ("accum_updates", accum_updates),
-        )
-    }
+    lists = _as_resources(variables, accums, accum_updates)
     grads = _as_list(grads)
-    for name, values in {**resources, "grads": grads}.items():
-        if len(values) != len(resources["variables"]):
-            raise ValueError(
-                f"{name} has length {len(values)}, expected {len(resources['variables'])}, one for "
-                "each variable"
-            )
+    _check_lengths({**lists, "grads": grads})
     if not grads:
         return None
-    dtype = resources["variables"][0].dtype
-    if dtype not in DTYPES:
-        raise TypeError(
-            f"variables[0] ('{resources['variables'][0].name}') has dtype {dtype.name}, expected "
-            "float16, bfloat16, float32 or float64"
-        )
-    for name, values in resources.items():
-        for i, value in enumerate(values):
-            if value.dtype != dtype:
-                raise TypeError(
-                    f"{name}[{i}] ('{value.name}') has dtype {value.dtype.name}, expected "
-                    f"{dtype.name}, the dtype of variables[0]"
-                )
+    dtype = _check_dtypes(lists)
     return apply_handles(
-        *([value.handle for value in values] for values in resources.values()),
+        *_handles(lists),
         [_as_tensor(grad, dtype, f"grads[{i}]") for i, grad in enumerate(grads)],
-        learning_rate=as_hyperparameter(learning_rate),
-        rho=as_hyperparameter(rho),
-        epsilon=as_hyperparameter(epsilon),
+        **_as_hyperparameters(learning_rate, rho, epsilon),
         use_locking=use_locking,
     )
+
+
+def fused_adadelta_sparse_apply(
+    variables: Any,
+    accums: Any,
+    accum_updates: Any,
+    grads: Any,
+    indices: Any,
+    *,
+    clocks: Any = None,
+    learning_rate: Any,
+    rho: Any = 0.95,
+    epsilon: Any = 1e-7,
+    use_locking: bool = False,
+) -> tf.Operation | None:
+    """Updates the rows of a list of variables that have a gradient.
+
+    Rows of a gradient with the same index are summed first, in their order, in the type of the
+    arithmetic. Nothing is written unless every variable of the call can be and every index is that
+    of a row.
+
+    Without `clocks` only the rows with a gradient change, as
+    `tf.raw_ops.ResourceSparseApplyAdadelta` has it. With them the result is that of
+    `fused_adadelta_apply` with zeros for the other rows, whose averages decay too: the decay of a
+    row is put off until it has a gradient again, and its clock tells how far it has fallen behind.
+    Until then `accums` and `accum_updates` hold old values for it; `up_to_date` computes the true
+    ones. `rho` must be the same in every call.
+
+    Args:
+        variables: A variable (`tf.Variable` or `keras.Variable`) of one or more dimensions, or a
+            sequence of them, of one dtype (float16, bfloat16, float32 or float64), on one device.
+        accums: The decayed averages of the squared gradients: variables like `variables`.
+        accum_updates: The decayed averages of the squared updates: variables like `variables`.
+        grads: The rows of the gradients: tensors of the shape `indices.shape + variable.shape[1:]`
+            and the dtype of `variables`.
+        indices: Tensors of one dimension, all int32 or all int64: the row of the variable that each
+            row of the gradient belongs to.
+        clocks: int64 variables of the shape `(rows + 1,)`, zero at first: the count of updates that
+            each row has caught up with, and last the count of updates of the variable.
+        learning_rate: Scalar: a number, tensor or variable. 1.0 in the paper.
+        rho: Scalar, the decay rate of both averages.
+        epsilon: Scalar, added inside both square roots.
+        use_locking: As in `fused_adadelta_apply`.
+
+    Returns:
+        The operation in a graph; None in eager execution or for an empty list.
+
+    Raises:
+        TypeError: An argument is not a variable or not a dense tensor, or has another dtype.
+        ValueError: The lists differ in length, or (in a graph) shapes do not fit.
+        tf.errors.InvalidArgumentError: An index is not that of a row, shapes or dtypes do not fit,
+            a hyperparameter is not a scalar, or a variable is passed twice.
+        tf.errors.FailedPreconditionError: A variable is not initialized.
+    """
+    lists = _as_resources(variables, accums, accum_updates)
+    clock_list = {} if clocks is None else {"clocks": _as_variables(clocks, "clocks")}
+    grads = _as_list(grads)
+    indices = _as_list(indices)
+    _check_lengths({**lists, **clock_list, "grads": grads, "indices": indices})
+    if not grads:
+        return None
+    dtype = _check_dtypes(lists)
+    for i, clock in enumerate(clock_list.get("clocks", ())):
+        if clock.dtype != tf.int64:
+            raise TypeError(f"clocks[{i}] has dtype {clock.dtype.name}, expected int64")
+    indices = [tf.convert_to_tensor(values) for values in indices]
+    if indices[0].dtype not in INDEX_DTYPES:
+        raise TypeError(f"indices[0] has dtype {indices[0].dtype.name}, expected int32 or int64")
+    for i, values in enumerate(indices):
+        if values.dtype != indices[0].dtype:
+            raise TypeError(
+                f"indices[{i}] has dtype {values.dtype.name}, expected {indices[0].dtype.name}, "
+                "the dtype of indices[0]"
+            )
+    return sparse_apply_handles(
+        *_handles(lists),
+        *(_handles(clock_list) or [[]]),
+        [_as_tensor(grad, dtype, f"grads[{i}]") for i, grad in enumerate(grads)],
+        indices,
+        **_as_hyperparameters(learning_rate, rho, epsilon),
+        use_locking=use_locking,
+    )
+
+
+def up_to_date(average: Any, clock: Any, rho: Any) -> tf.Tensor:
+    """Returns an average with the decay that `fused_adadelta_sparse_apply` has put off.
+
+    Args:
+        average: A variable or tensor: one of `accums` or of `accum_updates`, any dtype of `DTYPES`.
+        clock: The clock of its variable, int64, shape `(rows + 1,)`.
+        rho: Scalar, the decay rate that the updates had.
+
+    Returns:
+        A tensor of the shape and dtype of `average`. Neither argument is changed.
+    """
+    clock = tf.convert_to_tensor(clock)
+    average = tf.convert_to_tensor(average)
+    compute = tf.float64 if average.dtype == tf.float64 else tf.float32
+    idle = tf.cast(clock[-1] - clock[:-1], tf.float64)
+    # In two factors, like DecayIdle in csrc/adadelta.h.
+    half_decay = tf.cast(tf.pow(tf.cast(rho, tf.float64), 0.5 * idle), compute)
+    half_decay = tf.maximum(
+        half_decay, compute.as_numpy_dtype(np.finfo(compute.as_numpy_dtype).tiny)
+    )
+    half_decay = tf.reshape(half_decay, [-1] + [1] * (average.shape.rank - 1))
+    return tf.cast(tf.cast(average, compute) * half_decay * half_decay, average.dtype)
 
 
 def apply_handles(
@@ -121,6 +205,34 @@ def apply_handles(
     )
 
 
+def sparse_apply_handles(
+    variables: Sequence[tf.Tensor],
+    accums: Sequence[tf.Tensor],
+    accum_updates: Sequence[tf.Tensor],
+    clocks: Sequence[tf.Tensor],
+    grads: Sequence[tf.Tensor],
+    indices: Sequence[tf.Tensor],
+    *,
+    learning_rate: tf.Tensor,
+    rho: tf.Tensor,
+    epsilon: tf.Tensor,
+    use_locking: bool = False,
+) -> tf.Operation | None:
+    """Calls the sparse op itself, like `apply_handles`; `clocks` may be empty."""
+    return _library.load().fused_adadelta_sparse_apply(
+        vars=variables,
+        accums=accums,
+        accum_updates=accum_updates,
+        clocks=clocks,
+        grads=grads,
+        indices=indices,
+        learning_rate=learning_rate,
+        rho=rho,
+        epsilon=epsilon,
+        use_locking=use_locking,
+    )
+
+
 def as_hyperparameter(value: Any) -> tf.Tensor:
     """Returns a number, tensor or variable as the float64 tensor that the op takes."""
     if isinstance(value, (int, float)):
@@ -132,12 +244,62 @@ def _as_list(values: Any) -> list[Any]:
     return list(values) if isinstance(values, (list, tuple)) else [values]
 
 
-def _as_variable(value: Any, name: str) -> Any:
-    if not isinstance(value, tf.Variable):
-        value = getattr(value, "value", value)  # Of a keras.Variable.
-    if not isinstance(value, tf.Variable) or not hasattr(value, "handle"):
-        raise TypeError(f"{name} is of type {type(value).__name__}, expected a variable")
-    return value
+def _as_variables(values: Any, name: str) -> list[Any]:
+    variables = []
+    for i, value in enumerate(_as_list(values)):
+        if not isinstance(value, tf.Variable):
+            value = getattr(value, "value", value)  # Of a keras.Variable.
+        if not isinstance(value, tf.Variable) or not hasattr(value, "handle"):
+            raise TypeError(f"{name}[{i}] is of type {type(value).__name__}, expected a variable")
+        variables.append(value)
+    return variables
+
+
+def _as_resources(variables: Any, accums: Any, accum_updates: Any) -> dict[str, list[Any]]:
+    return {
+        "variables": _as_variables(variables, "variables"),
+        "accums": _as_variables(accums, "accums"),
+        "accum_updates": _as_variables(accum_updates, "accum_updates"),
+    }
+
+
+def _handles(lists: dict[str, list[Any]]) -> list[list[tf.Tensor]]:
+    return [[variable.handle for variable in variables] for variables in lists.values()]
+
+
+def _as_hyperparameters(learning_rate: Any, rho: Any, epsilon: Any) -> dict[str, tf.Tensor]:
+    return {
+        "learning_rate": as_hyperparameter(learning_rate),
+        "rho": as_hyperparameter(rho),
+        "epsilon": as_hyperparameter(epsilon),
+    }
+
+
+def _check_lengths(lists: dict[str, list[Any]]) -> None:
+    expected = len(lists["variables"])
+    for name, values in lists.items():
+        if len(values) != expected:
+            raise ValueError(
+                f"{name} has length {len(values)}, expected {expected}, one for each variable"
+            )
+
+
+def _check_dtypes(lists: dict[str, list[Any]]) -> tf.DType:
+    """Returns the dtype that all variables have."""
+    first = lists["variables"][0]
+    if first.dtype not in DTYPES:
+        raise TypeError(
+            f"variables[0] ('{first.name}') has dtype {first.dtype.name}, expected float16, "
+            "bfloat16, float32 or float64"
+        )
+    for name, variables in lists.items():
+        for i, variable in enumerate(variables):
+            if variable.dtype != first.dtype:
+                raise TypeError(
+                    f"{name}[{i}] ('{variable.name}') has dtype {variable.dtype.name}, expected "
+                    f"{first.dtype.name}, the dtype of variables[0]"
+                )
+    return first.dtype
 
 
 def _as_tensor(value: Any, dtype: tf.DType, name: str) -> tf.Tensor:

@@ -3,8 +3,11 @@
 from typing import Any
 
 import keras
+import tensorflow as tf
 
+from tf_adadelta._clocks import sum_duplicates
 from tf_adadelta._dispatch import Dispatcher
+from tf_adadelta._slot import Slot
 
 if keras.backend.backend() != "tensorflow":
     raise ImportError(
@@ -24,9 +27,13 @@ class Adadelta(keras.optimizers.Adadelta):
     `jit_compile=True`. The arithmetic is done in float32 for float16, bfloat16 and float32
     variables and in float64 for float64 ones, and stored back once.
 
-    What the fused op does not serve takes Keras's own update, with one warning that says why:
-    sparse gradients, dtypes other than those four, devices other than the CPU,
-    `tf.distribute` strategies, and `jit_compile=True` before TensorFlow 2.20. With the environment
+    A sparse gradient (`tf.IndexedSlices`, from an embedding) costs no more than the rows that it
+    has; those of equal indices are summed first. The idle decay of the other rows of both averages
+    is put off until they have a gradient again; whoever reads a slot sees true values.
+
+    What the fused ops do not serve takes Keras's own update, with one warning that says why: dtypes
+    other than those four, devices other than the CPU, `tf.distribute` strategies, and
+    `jit_compile=True` before TensorFlow 2.20. With the environment
     variable `TF_ADADELTA_STRICT=1` that is a `RuntimeError` instead.
 
     Args:
@@ -44,11 +51,15 @@ class Adadelta(keras.optimizers.Adadelta):
         loss_scale_factor: A float or None, by which the gradients are divided.
         gradient_accumulation_steps: A number of steps, at least 2, or None.
         name: A string or None.
+        sparse_update: "exact": a sparse gradient has the result of the dense one, as Keras means it
+            (but with duplicates summed, which Keras gets wrong). "lazy": rows without a gradient do
+            not change, averages included, as `tf.compat.v1.train.AdadeltaOptimizer` has it.
         **kwargs: As `keras.optimizers.Adadelta` has them.
 
     Raises:
-        tf.errors.InvalidArgumentError: In `apply`: a gradient has another shape than its variable.
-            No variable has then been changed.
+        ValueError: `sparse_update` is neither "exact" nor "lazy".
+        tf.errors.InvalidArgumentError: In `apply`: a gradient has another shape than its variable,
+            or an index that is not that of a row. No variable of that dtype has then been changed.
         RuntimeError: In `apply`: something is not served and `TF_ADADELTA_STRICT=1`.
 
     Reference:
@@ -74,6 +85,7 @@ class Adadelta(keras.optimizers.Adadelta):
         loss_scale_factor: float | None = None,
         gradient_accumulation_steps: int | None = None,
         name: str | None = None,
+        sparse_update: str = "exact",
         **kwargs: Any,
     ) -> None:
         super().__init__(
@@ -92,19 +104,53 @@ class Adadelta(keras.optimizers.Adadelta):
             name=name,
             **kwargs,
         )
-        self._dispatcher = Dispatcher(self.name, self._slots_of)
+        self.sparse_update = sparse_update
+        self._dispatcher = Dispatcher(self.name, self._slots_of, sparse_update, self._start_clock)
+
+    def build(self, variables: list[Any]) -> None:
+        """Creates the slots. As in `keras.optimizers.Adadelta`."""
+        if self.built:
+            return
+        super().build(variables)
+        for variable, *slots in zip(
+            variables, self._accumulated_grads, self._accumulated_delta_vars
+        ):
+            for slot in slots:
+                if slot is not None:  # As for a variable that its gradient overwrites.
+                    Slot.adopt(slot, lambda v=variable: self._dispatcher.keep_up_to_date(_raw(v)))
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the configuration; that of Keras, unless `sparse_update` is "lazy"."""
+        config = super().get_config()
+        if self.sparse_update != "exact":
+            config["sparse_update"] = self.sparse_update
+        return config
+
+    def assign(self, variable: Any, value: Any) -> None:
+        """Assigns to a variable or slot. As in `keras.optimizers.Adadelta`."""
+        super().assign(variable.caught_up() if isinstance(variable, Slot) else variable, value)
 
     def _slots_of(self, variable: Any) -> tuple[Any, Any]:
         index = self._get_variable_index(variable)
-        return self._accumulated_grads[index].value, self._accumulated_delta_vars[index].value
+        return self._accumulated_grads[index].stored, self._accumulated_delta_vars[index].stored
+
+    def _start_clock(self, variable: Any, clock: Any) -> None:
+        index = self._get_variable_index(variable)
+        self._accumulated_grads[index].clock = clock
+        self._accumulated_delta_vars[index].clock = clock
+
+    def _clip_gradients(self, grads: list[Any]) -> list[Any]:
+        if self.clipnorm or self.global_clipnorm or self.clipvalue:
+            grads = [
+                sum_duplicates(grad) if isinstance(grad, tf.IndexedSlices) else grad
+                for grad in grads
+            ]
+        return super()._clip_gradients(grads)
 
     def _backend_update_step(
         self, grads: list[Any], trainable_variables: list[Any], learning_rate: Any
     ) -> None:
-        variables = [
-            variable.value if isinstance(variable, keras.Variable) else variable
-            for variable in trainable_variables
-        ]
+        variables = list(map(_raw, trainable_variables))
         unserved = self._dispatcher.apply(
             variables,
             grads,
@@ -118,3 +164,7 @@ class Adadelta(keras.optimizers.Adadelta):
                 [trainable_variables[position] for position in unserved],
                 learning_rate,
             )
+
+
+def _raw(variable: Any) -> Any:
+    return variable.value if isinstance(variable, keras.Variable) else variable

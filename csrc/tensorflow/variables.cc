@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "tensorflow/core/framework/resource_mgr.h"
+#include "tensorflow/shapes.h"
 
 namespace tf_adadelta {
 namespace {
@@ -14,8 +15,7 @@ using tensorflow::Tensor;
 using tensorflow::Var;
 
 // Such as "accums[2] ('dense/kernel')".
-std::string DescribeVariable(tensorflow::OpKernelContext* ctx, const DenseInputs& inputs,
-                             int input) {
+std::string DescribeVariable(tensorflow::OpKernelContext* ctx, const Inputs& inputs, int input) {
   return absl::StrCat(inputs.Describe(input), " ('", tensorflow::HandleFromInput(ctx, input).name(),
                       "')");
 }
@@ -26,8 +26,7 @@ LockedVariables::~LockedVariables() {
   for (Var* var : locked_) var->mu()->unlock();
 }
 
-absl::Status LockedVariables::FindAndLock(tensorflow::OpKernelContext* ctx,
-                                          const DenseInputs& inputs) {
+absl::Status LockedVariables::FindAndLock(tensorflow::OpKernelContext* ctx, const Inputs& inputs) {
   vars_.resize(inputs.num_resources());
   for (int input = 0; input < inputs.num_resources(); ++input) {
     const absl::Status status =
@@ -62,7 +61,7 @@ absl::Status LockedVariables::FindAndLock(tensorflow::OpKernelContext* ctx,
   return absl::OkStatus();
 }
 
-absl::Status LockedVariables::Validate(tensorflow::OpKernelContext* ctx, const DenseInputs& inputs,
+absl::Status LockedVariables::Validate(tensorflow::OpKernelContext* ctx, const Inputs& inputs,
                                        tensorflow::DataType dtype) const {
   for (int input = 0; input < inputs.num_resources(); ++input) {
     const Var& var = *vars_[input];
@@ -71,27 +70,25 @@ absl::Status LockedVariables::Validate(tensorflow::OpKernelContext* ctx, const D
       return absl::FailedPreconditionError(
           absl::StrCat(DescribeVariable(ctx, inputs, input), " is not initialized"));
     }
-    if (value.dtype() != dtype) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(DescribeVariable(ctx, inputs, input), " has dtype ",
-                       tensorflow::DataTypeString(value.dtype()), ", expected ",
-                       tensorflow::DataTypeString(dtype), ", the dtype of the gradients"));
+    const bool clock = inputs.IsClock(input);
+    const tensorflow::DataType expected = clock ? tensorflow::DT_INT64 : dtype;
+    if (value.dtype() != expected) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          DescribeVariable(ctx, inputs, input), " has dtype ",
+          tensorflow::DataTypeString(value.dtype()), ", expected ",
+          tensorflow::DataTypeString(expected), clock ? "" : ", the dtype of the gradients"));
     }
   }
-  for (int i = 0; i < inputs.num_variables(); ++i) {
-    const tensorflow::TensorShape& expected = vars_[inputs.var(i)]->tensor()->shape();
-    for (const int input : {inputs.accum(i), inputs.accum_update(i), inputs.grad(i)}) {
-      const tensorflow::TensorShape& shape =
-          input == inputs.grad(i) ? ctx->input(input).shape() : vars_[input]->tensor()->shape();
-      if (shape != expected) {
-        return absl::InvalidArgumentError(
-            absl::StrCat(inputs.Describe(input), " has shape ", shape.DebugString(), ", expected ",
-                         expected.DebugString(), ", the shape of ",
-                         DescribeVariable(ctx, inputs, inputs.var(i))));
-      }
-    }
-  }
-  return absl::OkStatus();
+  return CheckShapes(
+      inputs,
+      [&](int input) {
+        return input < inputs.num_resources() ? vars_[input]->tensor()->shape()
+                                              : ctx->input(input).shape();
+      },
+      [&](int input) {
+        return input < inputs.num_resources() ? DescribeVariable(ctx, inputs, input)
+                                              : inputs.Describe(input);
+      });
 }
 
 }  // namespace tf_adadelta

@@ -7,7 +7,7 @@
 #include "absl/status/status.h"
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/core/framework/resource_var.h"
-#include "tensorflow/dense_inputs.h"
+#include "tensorflow/inputs.h"
 
 namespace tf_adadelta {
 
@@ -17,10 +17,11 @@ class LockedVariables {
 
   // Finds the variables of the call and locks them in the order of their addresses, the order that
   // every TensorFlow kernel keeps.
-  absl::Status FindAndLock(tensorflow::OpKernelContext* ctx, const DenseInputs& inputs);
+  absl::Status FindAndLock(tensorflow::OpKernelContext* ctx, const Inputs& inputs);
 
-  // Checks that each variable is initialised, of type `dtype`, and of the shape of its companions.
-  absl::Status Validate(tensorflow::OpKernelContext* ctx, const DenseInputs& inputs,
+  // Checks that each variable is initialised, of type `dtype` (a clock: int64), and that all shapes
+  // fit.
+  absl::Status Validate(tensorflow::OpKernelContext* ctx, const Inputs& inputs,
                         tensorflow::DataType dtype) const;
 
   tensorflow::Tensor* tensor(int input) const { return vars_[input]->tensor(); }

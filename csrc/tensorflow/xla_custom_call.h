@@ -4,9 +4,10 @@
 
 namespace tf_adadelta {
 
-// Operands: those of FusedAdadeltaApply, in its order (dense_inputs.h). Results: a tuple of the
-// variables, accums and accum_updates, each in the buffer of its operand.
+// Operands: the inputs of the op, in its order (inputs.h). Results: a tuple of the resources among
+// them, each in the buffer of its operand.
 inline constexpr char kDenseCustomCall[] = "tf_adadelta_fused_adadelta_apply";
+inline constexpr char kSparseCustomCall[] = "tf_adadelta_fused_adadelta_sparse_apply";
 
 }  // namespace tf_adadelta
 

@@ -1,5 +1,5 @@
-// FusedAdadeltaApply under XLA: one in-place custom call on the CPU, HLO on any other platform and
-// where the whole list is small.
+// The ops under XLA: one in-place custom call on the CPU; for dense gradients HLO on any other
+// platform and where the whole list is small.
 #include <algorithm>
 #include <cstdlib>
 #include <string>
@@ -11,7 +11,8 @@
 #include "tensorflow/compiler/tf2xla/shape_util.h"
 #include "tensorflow/compiler/tf2xla/type_util.h"
 #include "tensorflow/compiler/tf2xla/xla_op_kernel.h"
-#include "tensorflow/dense_inputs.h"
+#include "tensorflow/inputs.h"
+#include "tensorflow/shapes.h"
 #include "tensorflow/xla_custom_call.h"
 #include "xla/hlo/builder/xla_builder.h"
 #include "xla/shape_util.h"
@@ -32,68 +33,57 @@ using xla::XlaOp;
 struct Operands {
   std::vector<XlaOp> values;
   std::vector<TensorShape> shapes;
+  std::vector<xla::PrimitiveType> types;
 };
 
-absl::Status ReadOperands(XlaOpKernelContext* ctx, const DenseInputs& inputs,
-                          tensorflow::DataType dtype, Operands* operands) {
+absl::Status ReadOperands(XlaOpKernelContext* ctx, const Inputs& inputs, tensorflow::DataType dtype,
+                          Operands* operands) {
   operands->values.resize(inputs.size());
   operands->shapes.resize(inputs.size());
+  operands->types.resize(inputs.size());
   std::vector<tensorflow::XlaResource*> resources(inputs.num_resources());
+  const auto describe = [&](int input) {
+    return input < inputs.num_resources()
+               ? absl::StrCat(inputs.Describe(input), " ('", resources[input]->name(), "')")
+               : inputs.Describe(input);
+  };
   for (int input = 0; input < inputs.size(); ++input) {
+    TensorShape& shape = operands->shapes[input];
     if (input >= inputs.num_resources()) {
       operands->values[input] = ctx->Input(input);
-      TF_ASSIGN_OR_RETURN(const xla::Shape shape, ctx->InputXlaShape(input));
-      TF_RETURN_IF_ERROR(tensorflow::XLAShapeToTensorShape(shape, &operands->shapes[input]));
+      TF_ASSIGN_OR_RETURN(const xla::Shape xla_shape, ctx->InputXlaShape(input));
+      TF_RETURN_IF_ERROR(tensorflow::XLAShapeToTensorShape(xla_shape, &shape));
+      operands->types[input] = xla_shape.element_type();
       continue;
     }
     TF_RETURN_IF_ERROR(ctx->GetResourceInput(input, &resources[input]));
     const auto twice = std::find(resources.begin(), resources.begin() + input, resources[input]);
     if (twice != resources.begin() + input) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          inputs.Describe(input), " ('", resources[input]->name(), "') is the same variable as ",
-          inputs.Describe(twice - resources.begin()), ", expected each variable of a call once"));
+      return absl::InvalidArgumentError(absl::StrCat(describe(input), " is the same variable as ",
+                                                     inputs.Describe(twice - resources.begin()),
+                                                     ", expected each variable of a call once"));
     }
+    const tensorflow::DataType type = inputs.IsClock(input) ? tensorflow::DT_INT64 : dtype;
+    TF_RETURN_IF_ERROR(tensorflow::DataTypeToPrimitiveType(type, &operands->types[input]));
     const absl::Status status =
-        ctx->ReadVariableInput(input, dtype, &operands->shapes[input], &operands->values[input]);
+        ctx->ReadVariableInput(input, type, &shape, &operands->values[input]);
     if (!status.ok()) {
-      return absl::Status(status.code(),
-                          absl::StrCat(inputs.Describe(input), " ('", resources[input]->name(),
-                                       "'): ", status.message()));
+      return absl::Status(status.code(), absl::StrCat(describe(input), ": ", status.message()));
     }
   }
-  for (int i = 0; i < inputs.num_variables(); ++i) {
-    const TensorShape& expected = operands->shapes[inputs.var(i)];
-    for (const int input : {inputs.accum(i), inputs.accum_update(i), inputs.grad(i)}) {
-      if (operands->shapes[input] != expected) {
-        return absl::InvalidArgumentError(absl::StrCat(
-            inputs.Describe(input), " has shape ", operands->shapes[input].DebugString(),
-            ", expected ", expected.DebugString(), ", the shape of ",
-            inputs.Describe(inputs.var(i)), " ('", resources[inputs.var(i)]->name(), "')"));
-      }
-    }
-  }
-  for (int input = inputs.learning_rate(); input < inputs.size(); ++input) {
-    if (operands->shapes[input].dims() != 0) {
-      return absl::InvalidArgumentError(absl::StrCat(inputs.Describe(input), " has shape ",
-                                                     operands->shapes[input].DebugString(),
-                                                     ", expected a scalar"));
-    }
-  }
-  return absl::OkStatus();
+  return CheckShapes(inputs, [&](int input) { return operands->shapes[input]; }, describe);
 }
 
 // Calls the kernel on the buffers of the variables themselves: result i is operand i. Returns the
 // new values of the resource inputs.
-absl::StatusOr<std::vector<XlaOp>> EmitCustomCall(XlaOpKernelContext* ctx,
-                                                  const DenseInputs& inputs,
-                                                  xla::PrimitiveType type,
-                                                  const Operands& operands) {
+std::vector<XlaOp> EmitCustomCall(XlaOpKernelContext* ctx, const char* target, const Inputs& inputs,
+                                  const Operands& operands) {
   std::vector<xla::Shape> operand_shapes;
   operand_shapes.reserve(inputs.size());
   for (int input = 0; input < inputs.size(); ++input) {
     // Row-major, whatever layout the producer of a gradient prefers.
     operand_shapes.push_back(xla::ShapeUtil::MakeShapeWithDescendingLayout(
-        input < inputs.learning_rate() ? type : xla::F64, operands.shapes[input].dim_sizes()));
+        operands.types[input], operands.shapes[input].dim_sizes()));
   }
   std::vector<xla::Shape> result_shapes(operand_shapes.begin(),
                                         operand_shapes.begin() + inputs.num_resources());
@@ -103,8 +93,8 @@ absl::StatusOr<std::vector<XlaOp>> EmitCustomCall(XlaOpKernelContext* ctx,
     aliasing.push_back({{input}, {input, {}}});
   }
   const XlaOp call = xla::CustomCallWithLayout(
-      ctx->builder(), kDenseCustomCall, operands.values,
-      xla::ShapeUtil::MakeTupleShape(result_shapes), operand_shapes, /*opaque=*/"",
+      ctx->builder(), target, operands.values, xla::ShapeUtil::MakeTupleShape(result_shapes),
+      operand_shapes, /*opaque=*/"",
       /*has_side_effect=*/false, aliasing, /*literal=*/nullptr,
       xla::CustomCallSchedule::SCHEDULE_NONE, xla::CustomCallApiVersion::API_VERSION_TYPED_FFI);
   std::vector<XlaOp> results;
@@ -115,8 +105,8 @@ absl::StatusOr<std::vector<XlaOp>> EmitCustomCall(XlaOpKernelContext* ctx,
   return results;
 }
 
-std::vector<XlaOp> EmitHlo(const DenseInputs& inputs, xla::PrimitiveType type,
-                           const Operands& operands) {
+std::vector<XlaOp> EmitHlo(const Inputs& inputs, const Operands& operands) {
+  const xla::PrimitiveType type = operands.types[inputs.var(0)];
   const xla::PrimitiveType compute = type == xla::F64 ? xla::F64 : xla::F32;
   const auto converted = [&](int input) {
     return xla::ConvertElementType(operands.values[input], compute);
@@ -145,7 +135,7 @@ std::vector<XlaOp> EmitHlo(const DenseInputs& inputs, xla::PrimitiveType type,
 // ours there, and the call itself takes 0.4 to 4 microseconds (docs/design.md).
 constexpr int64_t kSmallestCustomCall = 4096;
 
-int64_t NumElements(const DenseInputs& inputs, const Operands& operands) {
+int64_t NumElements(const Inputs& inputs, const Operands& operands) {
   int64_t elements = 0;
   for (int i = 0; i < inputs.num_variables(); ++i) {
     elements += operands.shapes[inputs.var(i)].num_elements();
@@ -159,38 +149,85 @@ bool HloForced() {
   return value != nullptr && std::string(value) == "1";
 }
 
-class FusedAdadeltaApplyXlaOp : public tensorflow::XlaOpKernel {
+bool OnCpu(XlaOpKernelContext* ctx) {
+  return ctx->compiler()->options().device_type.type_string() == "XLA_CPU_JIT";
+}
+
+class FusedXlaOp : public tensorflow::XlaOpKernel {
  public:
-  explicit FusedAdadeltaApplyXlaOp(tensorflow::OpKernelConstruction* ctx) : XlaOpKernel(ctx) {
+  explicit FusedXlaOp(tensorflow::OpKernelConstruction* ctx) : XlaOpKernel(ctx) {
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("N", &num_variables_));
     OP_REQUIRES_OK(ctx, ctx->GetAttr("T", &dtype_));
-    OP_REQUIRES_OK(ctx, tensorflow::DataTypeToPrimitiveType(dtype_, &type_));
   }
 
-  void Compile(XlaOpKernelContext* ctx) override {
-    const DenseInputs inputs((ctx->num_inputs() - 3) / 4);
-    Operands operands;
-    OP_REQUIRES_OK(ctx, ReadOperands(ctx, inputs, dtype_, &operands));
-    const bool custom_call =
-        ctx->compiler()->options().device_type.type_string() == "XLA_CPU_JIT" && !HloForced() &&
-        NumElements(inputs, operands) >= kSmallestCustomCall;
-    const absl::StatusOr<std::vector<XlaOp>> results =
-        custom_call ? EmitCustomCall(ctx, inputs, type_, operands)
-                    : EmitHlo(inputs, type_, operands);
-    OP_REQUIRES_OK(ctx, results.status());
+ protected:
+  int num_variables() const { return num_variables_; }
+
+  absl::Status Read(XlaOpKernelContext* ctx, const Inputs& inputs, Operands* operands) const {
+    return ReadOperands(ctx, inputs, dtype_, operands);
+  }
+
+  absl::Status Assign(XlaOpKernelContext* ctx, const Inputs& inputs,
+                      const std::vector<XlaOp>& results) const {
     for (int input = 0; input < inputs.num_resources(); ++input) {
-      OP_REQUIRES_OK(ctx, ctx->AssignVariable(input, dtype_, (*results)[input]));
+      TF_RETURN_IF_ERROR(ctx->AssignVariable(
+          input, inputs.IsClock(input) ? tensorflow::DT_INT64 : dtype_, results[input]));
     }
+    return absl::OkStatus();
   }
 
  private:
+  int num_variables_;
   tensorflow::DataType dtype_;
-  xla::PrimitiveType type_;
+};
+
+class FusedAdadeltaApplyXlaOp : public FusedXlaOp {
+ public:
+  using FusedXlaOp::FusedXlaOp;
+
+  void Compile(XlaOpKernelContext* ctx) override {
+    const Inputs inputs = Inputs::Dense(num_variables());
+    Operands operands;
+    OP_REQUIRES_OK(ctx, Read(ctx, inputs, &operands));
+    const bool custom_call =
+        OnCpu(ctx) && !HloForced() && NumElements(inputs, operands) >= kSmallestCustomCall;
+    OP_REQUIRES_OK(ctx, Assign(ctx, inputs,
+                               custom_call ? EmitCustomCall(ctx, kDenseCustomCall, inputs, operands)
+                                           : EmitHlo(inputs, operands)));
+  }
+};
+
+class FusedAdadeltaSparseApplyXlaOp : public FusedXlaOp {
+ public:
+  explicit FusedAdadeltaSparseApplyXlaOp(tensorflow::OpKernelConstruction* ctx) : FusedXlaOp(ctx) {
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("num_clocks", &num_clocks_));
+    OP_REQUIRES_OK(ctx, CheckNumClocks(num_variables(), num_clocks_));
+  }
+
+  void Compile(XlaOpKernelContext* ctx) override {
+    OP_REQUIRES(
+        ctx, OnCpu(ctx),
+        absl::UnimplementedError("FusedAdadeltaSparseApply is compiled by XLA for the CPU only"));
+    const Inputs inputs = Inputs::Sparse(num_variables(), num_clocks_ > 0);
+    Operands operands;
+    OP_REQUIRES_OK(ctx, Read(ctx, inputs, &operands));
+    OP_REQUIRES_OK(ctx,
+                   Assign(ctx, inputs, EmitCustomCall(ctx, kSparseCustomCall, inputs, operands)));
+  }
+
+ private:
+  int num_clocks_;
 };
 
 // Not REGISTER_XLA_OP: TensorFlow turns that registry into kernels once, at the first compilation
 // of the process, and a library loaded later would never be seen.
-REGISTER_KERNEL_BUILDER(Name("FusedAdadeltaApply").Device("XLA_CPU_JIT"), FusedAdadeltaApplyXlaOp);
-REGISTER_KERNEL_BUILDER(Name("FusedAdadeltaApply").Device("XLA_GPU_JIT"), FusedAdadeltaApplyXlaOp);
+#define REGISTER_KERNEL(device)                                                                \
+  REGISTER_KERNEL_BUILDER(Name("FusedAdadeltaApply").Device(device), FusedAdadeltaApplyXlaOp); \
+  REGISTER_KERNEL_BUILDER(Name("FusedAdadeltaSparseApply").Device(device),                     \
+                          FusedAdadeltaSparseApplyXlaOp)
+REGISTER_KERNEL("XLA_CPU_JIT");
+REGISTER_KERNEL("XLA_GPU_JIT");
+#undef REGISTER_KERNEL
 
 }  // namespace
 }  // namespace tf_adadelta

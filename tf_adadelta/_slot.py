@@ -1,0 +1,86 @@
+"""The slot variables of the Keras 3 optimizer, whose rows may lag behind."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tf_adadelta._clocks import RowClock
+
+
+class Slot(keras.Variable):
+    """A Keras variable that shows its true values while those that it stores lag behind.
+
+    Reading, saving and checkpoints compute the true values and change nothing; assigning catches up
+    first.
+
+    Attributes:
+        clock: How far the rows have caught up; None as long as there was no sparse gradient.
+    """
+
+    clock: RowClock | None = None
+    _on_graph: Callable[[], None]
+
+    @classmethod
+    def adopt(cls, variable: keras.Variable, on_graph: Callable[[], None]) -> None:
+        """Makes a slot of a variable that Keras created.
+
+        Args:
+            variable: The variable.
+            on_graph: Called when a graph takes what is stored for the true values.
+        """
+        variable.__class__ = cls
+        variable._on_graph = on_graph
+
+    @property
+    def stored(self) -> tf.Variable:
+        """The variable in which the values are stored, some of them perhaps lagging behind."""
+        return self._value
+
+    @property
+    def value(self) -> Any:
+        """The true values: a tensor once a clock runs, else the variable itself."""
+        value = super().value
+        if value is not self._value:  # In a stateless scope.
+            return value
+        if self.clock is not None:
+            return self.clock.up_to_date(value)
+        if not tf.executing_eagerly():
+            self._on_graph()
+        return value
+
+    def caught_up(self) -> tf.Variable:
+        """Returns the variable in which the values are stored, all of them true."""
+        if self.clock is not None:
+            self.clock.catch_up()
+        elif not tf.executing_eagerly():
+            self._on_graph()
+        return self._value
+
+    def _direct_assign(self, value: Any) -> None:
+        self.caught_up()
+        super()._direct_assign(value)
+
+    @property
+    def handle(self) -> tf.Tensor:
+        return self.caught_up().handle
+
+    @property
+    def _shared_name(self) -> str:
+        return self._value._shared_name
+
+    def _serialize_to_tensors(self) -> dict[str, Any]:
+        if self.clock is None:
+            return super()._serialize_to_tensors()
+        return {"VARIABLE_VALUE": self.value}
+
+    def _restore_from_tensors(self, restored_tensors: dict[str, tf.Tensor]) -> Any:
+        return self.caught_up()._restore_from_tensors(restored_tensors)
+
+    def _copy_trackable_to_cpu(self, object_map: dict[Any, Any]) -> None:
+        self.caught_up()._copy_trackable_to_cpu(object_map)
+        object_map[self] = tf.Variable(object_map[self._value])
+
+    def _write_object_proto(self, proto: Any, options: Any) -> Any:
+        return self._value._write_object_proto(proto, options)
