@@ -62,6 +62,29 @@ class Oracle:
                 self.values[role][i] = self.store(value)
                 self.largest[role][i] = np.maximum(self.largest[role][i], np.abs(value))
 
+    def sparse_step(self, grads, indices, learning_rate, rho=0.95, epsilon=1e-7, lazy=False):
+        """The dense step of the same gradients, except that rows without one are not rounded.
+
+        With `lazy` they do not even decay.
+        """
+        before = {role: list(values) for role, values in self.values.items()}
+        dense = [
+            densify(grad, rows, shape) for grad, rows, shape in zip(grads, indices, self.shapes)
+        ]
+        self.step(dense, learning_rate, rho, epsilon)
+        for role, values in self.values.items():
+            decay = 1.0 if lazy or role == "variables" else rho
+            for i, rows in enumerate(indices):
+                idle = np.setdiff1d(np.arange(self.shapes[i][0]), rows)
+                values[i][idle] = decay * before[role][i][idle]
+
+    def new_slices(self, indices):
+        """A gradient with a row for each index, for each variable."""
+        return [
+            self.rng.standard_normal((len(rows), *shape[1:])).astype(self.dtype)
+            for rows, shape in zip(indices, self.shapes)
+        ]
+
     def check(self, variables, accums, accum_updates):
         absolute, relative = self.tolerance
         for role, actual in zip(ROLES, (variables, accums, accum_updates)):
@@ -73,6 +96,13 @@ class Oracle:
                 error = np.abs(value.astype(np.float64) - self.values[role][i])
                 bound = absolute + relative * self.largest[role][i]
                 assert np.all(error <= bound), f"{role}[{i}]: off by up to {np.max(error / bound)}"
+
+
+def densify(grad, indices, shape):
+    """The gradient that a sparse one stands for, in float64."""
+    dense = np.zeros(shape)
+    np.add.at(dense, np.asarray(indices, int), np.asarray(grad).astype(np.float64))
+    return dense
 
 
 def update(x, a, u, g, learning_rate, rho=0.95, epsilon=1e-7):

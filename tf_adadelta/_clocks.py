@@ -65,6 +65,13 @@ def sum_duplicates(grad: tf.IndexedSlices) -> tf.IndexedSlices:
     return tf.IndexedSlices(tf.cast(summed, grad.values.dtype), rows, grad.dense_shape)
 
 
+def convert(grad: Any) -> Any:
+    """Returns a gradient whose indices, if it has any, are a tensor."""
+    if not isinstance(grad, tf.IndexedSlices) or tf.is_tensor(grad.indices):
+        return grad
+    return tf.IndexedSlices(grad.values, tf.convert_to_tensor(grad.indices), grad.dense_shape)
+
+
 def as_slices(grad: Any, rows: int) -> tf.IndexedSlices:
     """Returns a gradient as one with indices: a dense one has all rows."""
     if isinstance(grad, tf.IndexedSlices):

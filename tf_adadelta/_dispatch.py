@@ -12,7 +12,7 @@ from tensorflow.python.ops import control_flow_util
 
 from tf_adadelta import ops
 from tf_adadelta._build_info import build_info
-from tf_adadelta._clocks import RowClock, as_slices, as_tensor
+from tf_adadelta._clocks import RowClock, as_slices, as_tensor, convert
 
 SPARSE_UPDATES = ("exact", "lazy")
 _DEVICE_TYPES = ("CPU",)
@@ -101,6 +101,7 @@ class Dispatcher:
         if reason is not None:
             self._report(reason)
             return list(range(len(variables)))
+        grads = list(map(convert, grads))
         plan = self._plan_for(variables, grads, rho)
         if plan.groups:
             hyperparameters = {

@@ -61,8 +61,8 @@ def fused_adadelta_apply(
             scalar, or a variable is passed twice.
         tf.errors.FailedPreconditionError: A variable is not initialized.
     """
-    lists = _as_resources(variables, accums, accum_updates)
-    grads = _as_list(grads)
+    *resources, grads = _as_lists(variables, accums, accum_updates, grads)
+    lists = _as_resources(*resources)
     _check_lengths({**lists, "grads": grads})
     if not grads:
         return None
@@ -127,17 +127,16 @@ def fused_adadelta_sparse_apply(
             a hyperparameter is not a scalar, or a variable is passed twice.
         tf.errors.FailedPreconditionError: A variable is not initialized.
     """
-    lists = _as_resources(variables, accums, accum_updates)
-    clock_list = {} if clocks is None else {"clocks": _as_variables(clocks, "clocks")}
-    grads = _as_list(grads)
-    indices = _as_list(indices)
-    _check_lengths({**lists, **clock_list, "grads": grads, "indices": indices})
+    *resources, grads, indices, clock_list = _as_lists(
+        variables, accums, accum_updates, grads, indices, clocks
+    )
+    lists = _as_resources(*resources)
+    if clocks is not None:
+        lists["clocks"] = _as_variables(clock_list, "clocks")
+    _check_lengths({**lists, "grads": grads, "indices": indices})
     if not grads:
         return None
     dtype = _check_dtypes(lists)
-    for i, clock in enumerate(clock_list.get("clocks", ())):
-        if clock.dtype != tf.int64:
-            raise TypeError(f"clocks[{i}] has dtype {clock.dtype.name}, expected int64")
     indices = [tf.convert_to_tensor(values) for values in indices]
     if indices[0].dtype not in INDEX_DTYPES:
         raise TypeError(f"indices[0] has dtype {indices[0].dtype.name}, expected int32 or int64")
@@ -148,8 +147,7 @@ def fused_adadelta_sparse_apply(
                 "the dtype of indices[0]"
             )
     return sparse_apply_handles(
-        *_handles(lists),
-        *(_handles(clock_list) or [[]]),
+        *_handles({**lists, "clocks": lists.get("clocks", [])}),
         [_as_tensor(grad, dtype, f"grads[{i}]") for i, grad in enumerate(grads)],
         indices,
         **_as_hyperparameters(learning_rate, rho, epsilon),
@@ -173,10 +171,8 @@ def up_to_date(average: Any, clock: Any, rho: Any) -> tf.Tensor:
     compute = tf.float64 if average.dtype == tf.float64 else tf.float32
     idle = tf.cast(clock[-1] - clock[:-1], tf.float64)
     # In two factors, like DecayIdle in csrc/adadelta.h.
-    half_decay = tf.cast(tf.pow(tf.cast(rho, tf.float64), 0.5 * idle), compute)
-    half_decay = tf.maximum(
-        half_decay, compute.as_numpy_dtype(np.finfo(compute.as_numpy_dtype).tiny)
-    )
+    half_decay = tf.cast(tf.pow(as_hyperparameter(rho), 0.5 * idle), compute)
+    half_decay = tf.maximum(half_decay, np.finfo(compute.as_numpy_dtype).tiny)
     half_decay = tf.reshape(half_decay, [-1] + [1] * (average.shape.rank - 1))
     return tf.cast(tf.cast(average, compute) * half_decay * half_decay, average.dtype)
 
@@ -240,13 +236,18 @@ def as_hyperparameter(value: Any) -> tf.Tensor:
     return tf.cast(value, tf.float64)
 
 
-def _as_list(values: Any) -> list[Any]:
-    return list(values) if isinstance(values, (list, tuple)) else [values]
+def _as_lists(variables: Any, *companions: Any) -> list[list[Any]]:
+    """Returns lists; a single variable has single companions, which may be lists of numbers."""
+    single = not isinstance(variables, (list, tuple))
+    return [
+        [value] if single or not isinstance(value, (list, tuple)) else list(value)
+        for value in (variables, *companions)
+    ]
 
 
-def _as_variables(values: Any, name: str) -> list[Any]:
+def _as_variables(values: list[Any], name: str) -> list[Any]:
     variables = []
-    for i, value in enumerate(_as_list(values)):
+    for i, value in enumerate(values):
         if not isinstance(value, tf.Variable):
             value = getattr(value, "value", value)  # Of a keras.Variable.
         if not isinstance(value, tf.Variable) or not hasattr(value, "handle"):
@@ -255,7 +256,9 @@ def _as_variables(values: Any, name: str) -> list[Any]:
     return variables
 
 
-def _as_resources(variables: Any, accums: Any, accum_updates: Any) -> dict[str, list[Any]]:
+def _as_resources(
+    variables: list[Any], accums: list[Any], accum_updates: list[Any]
+) -> dict[str, list[Any]]:
     return {
         "variables": _as_variables(variables, "variables"),
         "accums": _as_variables(accums, "accums"),
@@ -285,7 +288,7 @@ def _check_lengths(lists: dict[str, list[Any]]) -> None:
 
 
 def _check_dtypes(lists: dict[str, list[Any]]) -> tf.DType:
-    """Returns the dtype that all variables have."""
+    """Returns the dtype that all variables but the clocks have."""
     first = lists["variables"][0]
     if first.dtype not in DTYPES:
         raise TypeError(
@@ -293,11 +296,13 @@ def _check_dtypes(lists: dict[str, list[Any]]) -> tf.DType:
             "bfloat16, float32 or float64"
         )
     for name, variables in lists.items():
+        clocks = name == "clocks"
+        expected = tf.int64 if clocks else first.dtype
         for i, variable in enumerate(variables):
-            if variable.dtype != first.dtype:
+            if variable.dtype != expected:
                 raise TypeError(
                     f"{name}[{i}] ('{variable.name}') has dtype {variable.dtype.name}, expected "
-                    f"{first.dtype.name}, the dtype of variables[0]"
+                    f"{expected.name}{'' if clocks else ', the dtype of variables[0]'}"
                 )
     return first.dtype
 
