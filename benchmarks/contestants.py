@@ -108,7 +108,10 @@ def _prepare_optimizer(
     optimizer = optimizer_class(learning_rate=LEARNING_RATE, rho=RHO, epsilon=EPSILON)
     optimizer.build(variables)
     if in_place:
-        optimizer._accumulated_grads, optimizer._accumulated_delta_vars = work.state[1:]
+        slots = (optimizer._accumulated_grads, optimizer._accumulated_delta_vars)
+        for own, shared in zip(slots, work.state[1:]):
+            for slot, variable in zip(own, shared):
+                slot._value = variable.value
 
     def step() -> None:
         optimizer.apply(work.grad_tensors, variables)
