@@ -1,8 +1,8 @@
 // The 16-bit storage types: loads to float and round-to-nearest-even stores.
 //
-// On the host branch-free integer code that any compiler vectorises for any instruction set. It never
-// makes a float subnormal, so it gives the same result whether or not the processor flushes them. On a
-// GPU the instructions for it.
+// On the host branch-free integer code that any compiler vectorises for any instruction set. It
+// never makes a float subnormal, so it gives the same result whether or not the processor flushes
+// them. On a GPU the instructions for it.
 #ifndef TF_ADADELTA_STORAGE_H_
 #define TF_ADADELTA_STORAGE_H_
 

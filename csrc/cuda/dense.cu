@@ -1,9 +1,8 @@
-#include "cuda/dense.h"
-
 #include <cuda_runtime.h>
 
 #include <string>
 
+#include "cuda/dense.h"
 #include "cuda/dense_thread.h"
 
 namespace tf_adadelta::cuda {

@@ -9,7 +9,8 @@
 #include "cuda/launch_plan.h"
 #include "storage.h"
 
-// An array whose index is not known when its loop is compiled would lie in memory, not in registers.
+// An array whose index is not known when its loop is compiled would lie in memory, not in
+// registers.
 #if defined(__CUDA_ARCH__)
 #define TF_ADADELTA_UNROLL _Pragma("unroll")
 #else
@@ -69,8 +70,8 @@ TF_ADADELTA_INLINE void DenseThread(const Launch<kCapacity>& launch, int32_t blo
   const int size = static_cast<int>(chunk.end - chunk.begin);
 
   const auto address = [](const void* pointer) { return reinterpret_cast<uintptr_t>(pointer); };
-  const bool aligned = (address(var) | address(accum) | address(accum_update) | address(grad)) %
-                           kVectorBytes == 0;
+  const bool aligned =
+      (address(var) | address(accum) | address(accum_update) | address(grad)) % kVectorBytes == 0;
   const int vectors = aligned ? size / kSize : 0;
 
   // All loads first: so many bytes must be on their way at once for the memory to be busy.

@@ -34,7 +34,8 @@ struct Launch {
   int32_t num_blocks;
 };
 
-// Small lists fit into 4 KB of parameters, which cost less to launch; a kernel may have 32,764 bytes.
+// Small lists fit into 4 KB of parameters, which cost less to launch; a kernel may have 32,764
+// bytes.
 inline constexpr int kSmallCapacity = 91;
 inline constexpr int kLargeCapacity = 743;
 static_assert(sizeof(Launch<kSmallCapacity>) <= 4096 && sizeof(Launch<kLargeCapacity>) <= 32764);

@@ -121,8 +121,8 @@ void Arrays::Check(const ArrayView& array, const ArrayView& var, const std::stri
   }
 }
 
-// An array that is written may share memory with no other one. Sorted by where they begin, each need
-// only be compared with what reaches furthest among those before it.
+// An array that is written may share memory with no other one. Sorted by where they begin, each
+// need only be compared with what reaches furthest among those before it.
 void Arrays::CheckOverlap() {
   std::sort(extents_.begin(), extents_.end(),
             [](const Extent& a, const Extent& b) { return a.begin < b.begin; });

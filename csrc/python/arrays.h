@@ -25,8 +25,8 @@ struct ArrayView {
   bool writable;
 };
 
-// The four lists of a call. The constructor throws a Python TypeError or ValueError unless the lists
-// fit together and every array can be updated in place.
+// The four lists of a call. The constructor throws a Python TypeError or ValueError unless the
+// lists fit together and every array can be updated in place.
 class Arrays {
  public:
   Arrays(const std::vector<ArrayView>& vars, const std::vector<ArrayView>& accums,

@@ -144,8 +144,8 @@ std::vector<std::tuple<int64_t, Blocks>> LaunchesOf(const std::vector<uintptr_t>
       [&](const auto& launch) {
         Blocks blocks;
         for (int64_t block = 0; block < launch.num_blocks; block += stride) {
-          const cuda::Chunk chunk = cuda::FindChunk(launch, static_cast<int32_t>(block),
-                                                    cuda::kChunkBytes / itemsize);
+          const cuda::Chunk chunk =
+              cuda::FindChunk(launch, static_cast<int32_t>(block), cuda::kChunkBytes / itemsize);
           const auto start = reinterpret_cast<uintptr_t>(launch.tensors[chunk.tensor].var);
           blocks.emplace_back(block, start + chunk.begin * itemsize, start + chunk.end * itemsize);
         }

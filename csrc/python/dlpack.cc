@@ -9,8 +9,8 @@ namespace py = pybind11;
 
 // As NumPy names it, where NumPy has it.
 std::string NameOf(const dlpack::DataType& dtype) {
-  static constexpr const char* kKinds[] = {"int", "uint", "float", "handle", "bfloat", "complex",
-                                           "bool"};
+  static constexpr const char* kKinds[] = {"int",    "uint",    "float", "handle",
+                                           "bfloat", "complex", "bool"};
   constexpr int kNumKinds = sizeof(kKinds) / sizeof(kKinds[0]);
   const std::string kind =
       dtype.code < kNumKinds ? kKinds[dtype.code] : "type " + std::to_string(dtype.code) + " of ";
@@ -45,8 +45,7 @@ DlpackArray::DlpackArray(py::handle capsule, const std::string& what) {
     PyCapsule_SetName(capsule.ptr(), "used_dltensor_versioned");
     tensor_ = &versioned_->tensor;
   } else if (PyCapsule_IsValid(capsule.ptr(), "dltensor")) {
-    managed_ =
-        static_cast<dlpack::ManagedTensor*>(PyCapsule_GetPointer(capsule.ptr(), "dltensor"));
+    managed_ = static_cast<dlpack::ManagedTensor*>(PyCapsule_GetPointer(capsule.ptr(), "dltensor"));
     PyCapsule_SetName(capsule.ptr(), "used_dltensor");
     tensor_ = &managed_->tensor;
   } else {

@@ -80,21 +80,19 @@ PYBIND11_MODULE(_kernels, m) {
   using tf_adadelta::Arrays;
   using tf_adadelta::LoopKind;
 
-  m.def("fused_adadelta_apply",
-        [](const ArrayList& variables, const ArrayList& accums, const ArrayList& accum_updates,
-           const ArrayList& grads, double learning_rate, double rho, double epsilon,
-           int num_threads, const std::string& instruction_set) {
-          tf_adadelta::Run(LoopKind::kAdadelta,
-                           Arrays::OfNumpy(variables, accums, accum_updates, grads),
-                           {learning_rate, rho, epsilon}, num_threads, instruction_set);
-        });
-  m.def("copy_streams",
-        [](const ArrayList& variables, const ArrayList& accums, const ArrayList& accum_updates,
-           const ArrayList& grads, int num_threads, const std::string& instruction_set) {
-          tf_adadelta::Run(LoopKind::kCopy,
-                           Arrays::OfNumpy(variables, accums, accum_updates, grads), {},
-                           num_threads, instruction_set);
-        });
+  m.def("fused_adadelta_apply", [](const ArrayList& variables, const ArrayList& accums,
+                                   const ArrayList& accum_updates, const ArrayList& grads,
+                                   double learning_rate, double rho, double epsilon,
+                                   int num_threads, const std::string& instruction_set) {
+    tf_adadelta::Run(LoopKind::kAdadelta, Arrays::OfNumpy(variables, accums, accum_updates, grads),
+                     {learning_rate, rho, epsilon}, num_threads, instruction_set);
+  });
+  m.def("copy_streams", [](const ArrayList& variables, const ArrayList& accums,
+                           const ArrayList& accum_updates, const ArrayList& grads, int num_threads,
+                           const std::string& instruction_set) {
+    tf_adadelta::Run(LoopKind::kCopy, Arrays::OfNumpy(variables, accums, accum_updates, grads), {},
+                     num_threads, instruction_set);
+  });
   m.def("instruction_sets", &tf_adadelta::SupportedInstructionSets);
   m.def("partition", &tf_adadelta::Pieces);
   tf_adadelta::DefineCudaFunctions(m);

@@ -1,10 +1,9 @@
 // FusedAdadeltaApply on the CPU: TensorFlow's variables and threads, handed to the kernel.
 #define EIGEN_USE_THREADS  // For PrepareToUpdateVariable, which copies on the thread pool.
-#include <vector>
-
 #include "cpu/dense.h"
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/core/kernels/training_op_helpers.h"
+#include "tensorflow/dense_call.h"
 #include "tensorflow/dense_inputs.h"
 #include "tensorflow/dtype.h"
 #include "tensorflow/variables.h"
@@ -13,18 +12,6 @@ namespace tf_adadelta {
 namespace {
 
 using tensorflow::OpKernelContext;
-using tensorflow::Tensor;
-
-absl::Status ReadScalar(OpKernelContext* ctx, const DenseInputs& inputs, int input, double* value) {
-  const Tensor& tensor = ctx->input(input);
-  if (!tensorflow::TensorShapeUtils::IsScalar(tensor.shape())) {
-    return absl::InvalidArgumentError(absl::StrCat(inputs.Describe(input), " has shape ",
-                                                   tensor.shape().DebugString(),
-                                                   ", expected a scalar"));
-  }
-  *value = tensor.scalar<double>()();
-  return absl::OkStatus();
-}
 
 Workers WorkersOf(OpKernelContext* ctx) {
   const auto* const threads = ctx->device()->tensorflow_cpu_worker_threads();
@@ -43,10 +30,10 @@ class FusedAdadeltaApplyOp : public tensorflow::OpKernel {
 
   void Compute(OpKernelContext* ctx) override {
     const DenseInputs inputs((ctx->num_inputs() - 3) / 4);
-    Hyperparameters h;
-    OP_REQUIRES_OK(ctx, ReadScalar(ctx, inputs, inputs.learning_rate(), &h.learning_rate));
-    OP_REQUIRES_OK(ctx, ReadScalar(ctx, inputs, inputs.rho(), &h.rho));
-    OP_REQUIRES_OK(ctx, ReadScalar(ctx, inputs, inputs.epsilon(), &h.epsilon));
+    OP_REQUIRES_OK(ctx, CheckScalars(ctx, inputs));
+    const auto scalar = [&](int input) { return ctx->input(input).scalar<double>()(); };
+    const Hyperparameters h = {scalar(inputs.learning_rate()), scalar(inputs.rho()),
+                               scalar(inputs.epsilon())};
 
     LockedVariables vars;
     OP_REQUIRES_OK(ctx, vars.FindAndLock(ctx, inputs));
@@ -59,15 +46,7 @@ class FusedAdadeltaApplyOp : public tensorflow::OpKernel {
                               ctx, vars.tensor(input), /*copy_on_read_mode=*/false)));
     }
 
-    std::vector<TensorUpdate> updates;
-    updates.reserve(inputs.num_variables());
-    for (int i = 0; i < inputs.num_variables(); ++i) {
-      updates.push_back({vars.tensor(inputs.var(i))->data(), vars.tensor(inputs.accum(i))->data(),
-                         vars.tensor(inputs.accum_update(i))->data(),
-                         ctx->input(inputs.grad(i)).data(),
-                         vars.tensor(inputs.var(i))->NumElements()});
-    }
-    DenseUpdate(DTypeOf<T>(), updates, h, WorkersOf(ctx));
+    DenseUpdate(DTypeOf<T>(), UpdatesOf(ctx, inputs, vars), h, WorkersOf(ctx));
   }
 };
 

@@ -1,5 +1,5 @@
-// FusedAdadeltaApply under XLA: one in-place custom call on the CPU, HLO on any other platform and
-// where the whole list is small.
+// FusedAdadeltaApply under XLA: one in-place custom call where there is a handler for it, HLO on
+// any other platform and on the CPU where the whole list is small.
 #include <algorithm>
 #include <cstdlib>
 #include <string>
@@ -141,8 +141,8 @@ std::vector<XlaOp> EmitHlo(const DenseInputs& inputs, xla::PrimitiveType type,
   return results;
 }
 
-// Below this many elements a custom call costs more than it saves: XLA's own loops are as fast as
-// ours there, and the call itself takes 0.4 to 4 microseconds (docs/design.md).
+// On the CPU, below this many elements a custom call costs more than it saves: XLA's own loops are
+// as fast as ours there, and the call itself takes 0.4 to 4 microseconds (docs/design.md).
 constexpr int64_t kSmallestCustomCall = 4096;
 
 int64_t NumElements(const DenseInputs& inputs, const Operands& operands) {
@@ -159,6 +159,17 @@ bool HloForced() {
   return value != nullptr && std::string(value) == "1";
 }
 
+bool WantsCustomCall(XlaOpKernelContext* ctx, const DenseInputs& inputs, const Operands& operands) {
+  if (HloForced()) return false;
+  const std::string& device = ctx->compiler()->options().device_type.type_string();
+  if (device == "XLA_CPU_JIT") return NumElements(inputs, operands) >= kSmallestCustomCall;
+#if defined(TF_ADADELTA_CUDA)
+  // One launch, where HLO would become a kernel for every few variables.
+  if (device == "XLA_GPU_JIT") return true;
+#endif
+  return false;
+}
+
 class FusedAdadeltaApplyXlaOp : public tensorflow::XlaOpKernel {
  public:
   explicit FusedAdadeltaApplyXlaOp(tensorflow::OpKernelConstruction* ctx) : XlaOpKernel(ctx) {
@@ -170,12 +181,9 @@ class FusedAdadeltaApplyXlaOp : public tensorflow::XlaOpKernel {
     const DenseInputs inputs((ctx->num_inputs() - 3) / 4);
     Operands operands;
     OP_REQUIRES_OK(ctx, ReadOperands(ctx, inputs, dtype_, &operands));
-    const bool custom_call =
-        ctx->compiler()->options().device_type.type_string() == "XLA_CPU_JIT" && !HloForced() &&
-        NumElements(inputs, operands) >= kSmallestCustomCall;
     const absl::StatusOr<std::vector<XlaOp>> results =
-        custom_call ? EmitCustomCall(ctx, inputs, type_, operands)
-                    : EmitHlo(inputs, type_, operands);
+        WantsCustomCall(ctx, inputs, operands) ? EmitCustomCall(ctx, inputs, type_, operands)
+                                               : EmitHlo(inputs, type_, operands);
     OP_REQUIRES_OK(ctx, results.status());
     for (int input = 0; input < inputs.num_resources(); ++input) {
       OP_REQUIRES_OK(ctx, ctx->AssignVariable(input, dtype_, (*results)[input]));
