@@ -25,9 +25,9 @@ class Adadelta(keras.optimizers.Adadelta):
     variables and in float64 for float64 ones, and stored back once.
 
     What the fused op does not serve takes Keras's own update, with one warning that says why:
-    sparse gradients, dtypes other than those four, devices other than the CPU,
-    `tf.distribute` strategies, and `jit_compile=True` before TensorFlow 2.20. With the environment
-    variable `TF_ADADELTA_STRICT=1` that is a `RuntimeError` instead.
+    sparse gradients, dtypes other than those four, devices other than the CPU and (in a build with
+    CUDA) the GPU, `tf.distribute` strategies, and `jit_compile=True` before TensorFlow 2.20. With
+    the environment variable `TF_ADADELTA_STRICT=1` that is a `RuntimeError` instead.
 
     Args:
         learning_rate: A float, a `keras.optimizers.schedules.LearningRateSchedule`, or a callable
