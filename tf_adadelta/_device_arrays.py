@@ -10,6 +10,7 @@ from tf_adadelta import _kernels
 
 _CUDA_DEVICE_TYPES = (2, 13)  # DLPack's kDLCUDA and kDLCUDAManaged.
 _LEGACY_DEFAULT_STREAM = 1  # As DLPack and CUDA count; 0 would be ambiguous.
+_IN_ORDER = -1  # DLPack's word for arrays that need not wait for anything.
 
 
 def is_device_array(value: Any) -> bool:
@@ -25,15 +26,22 @@ def fused_adadelta_apply(
     See `tf_adadelta.kernels.fused_adadelta_apply`.
     """
     device = _check_devices(lists, hyperparameters)
+    if stream is not None and (isinstance(stream, bool) or not isinstance(stream, int)):
+        raise TypeError(f"stream is {stream!r}, expected an int, the handle of a CUDA stream")
+    if stream is not None and stream < 0:
+        raise ValueError(f"stream is {stream}, expected the handle of a CUDA stream")
+    current = _current_stream(next(filter(None, lists.values()))[0], device)
     if stream is None:
-        stream = _current_stream(next(filter(None, lists.values()))[0], device)
-    elif isinstance(stream, bool) or not isinstance(stream, int) or stream < 0:
-        raise ValueError(f"stream is {stream!r}, expected the handle of a CUDA stream, an int")
+        stream = current
+    # On the current stream the work follows whatever made the arrays; on another one, and where the
+    # current one is not known, their library has to make that stream wait.
     stream = stream or _LEGACY_DEFAULT_STREAM
+    in_order = current is not None and stream == (current or _LEGACY_DEFAULT_STREAM)
+    wait = _IN_ORDER if in_order else stream
     _kernels.fused_adadelta_apply_on_device(
-        *([_capsule(array, stream) for array in arrays] for arrays in lists.values()),
+        *([_capsule(array, wait) for array in arrays] for arrays in lists.values()),
         *(
-            _capsule(value, stream) if is_device_array(value) else float(value)
+            _capsule(value, wait) if is_device_array(value) else float(value)
             for value in hyperparameters.values()
         ),
         stream,
@@ -65,7 +73,8 @@ def _check_devices(lists: dict[str, Sequence[Any]], hyperparameters: dict[str, A
     return expected
 
 
-def _current_stream(array: Any, device: int) -> int:
+def _current_stream(array: Any, device: int) -> int | None:
+    """Returns the handle of the current stream of the array's library, None if it has none."""
     library = type(array).__module__.partition(".")[0]
     if library == "torch":
         return sys.modules["torch"].cuda.current_stream(device).cuda_stream
@@ -73,12 +82,12 @@ def _current_stream(array: Any, device: int) -> int:
         cupy = sys.modules["cupy"]
         with cupy.cuda.Device(device):
             return cupy.cuda.get_current_stream().ptr
-    return _LEGACY_DEFAULT_STREAM
+    return None
 
 
-def _capsule(array: Any, stream: int) -> Any:
-    """Returns the array as a capsule; its library sees to it that `stream` may use it."""
+def _capsule(array: Any, wait: int) -> Any:
+    """Returns the array as a capsule; its library makes the stream `wait` do so."""
     try:
-        return array.__dlpack__(stream=stream, max_version=(1, 0))
+        return array.__dlpack__(stream=wait, max_version=(1, 0))
     except TypeError:  # From before version 1.
-        return array.__dlpack__(stream=stream)
+        return array.__dlpack__(stream=wait)
