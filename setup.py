@@ -7,6 +7,7 @@ there is, and how CMake is to be called.
 import functools
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -38,6 +39,8 @@ print(json.dumps({
     "TENSORFLOW_INCLUDE_DIR": tf.sysconfig.get_include(),
     "TENSORFLOW_LIBRARY_DIR": tf.sysconfig.get_lib(),
     "TENSORFLOW_COMPILE_FLAGS": " ".join(flags),
+    "TENSORFLOW_CUDA_ARCHITECTURES": ";".join(
+        tf.sysconfig.get_build_info().get("cuda_compute_capabilities", [])),
 }))
 """
 
@@ -106,7 +109,7 @@ def extras() -> dict[str, list[str]]:
         "and-cuda": ["tensorflow[and-cuda]" + pin],
         "demo": [present, "mlxtend", *plot],
         "bench": [present, *plot],
-        "test": [present, "pytest", "setuptools>=77", *plot],
+        "test": [present, "pytest", "setuptools>=77", "cmake", "ninja", "pybind11", *plot],
     }
 
 
@@ -153,9 +156,11 @@ class CMakeBuild(build_ext):
             "Python_EXECUTABLE": sys.executable,
             "pybind11_DIR": pybind11.get_cmake_dir(),
             "CMAKE_MAKE_PROGRAM": tool("ninja"),
+            "TF_ADADELTA_CUDA": os.environ.get("TF_ADADELTA_CUDA") or "AUTO",
         }
         build = str(Path(self.build_temp).resolve())
         definitions = [f"-D{name}={value}" for name, value in settings.items()]
+        definitions += shlex.split(os.environ.get("CMAKE_ARGS", ""))
         self.call([tool("cmake"), "-S", str(ROOT), "-B", build, "-G", "Ninja", *definitions])
         self.call([tool("cmake"), "--build", build])
 

@@ -10,13 +10,15 @@ import tensorflow as tf
 import tf_adadelta
 
 tf.config.threading.set_intra_op_parallelism_threads(2)
+for gpu in tf.config.list_physical_devices("GPU"):  # Of whose memory others want a share.
+    tf.config.experimental.set_memory_growth(gpu, True)
 
 XLA = tf_adadelta.build_info()["xla"]
 needs_xla = pytest.mark.skipif(not XLA, reason="jit_compile needs TensorFlow 2.20 or newer")
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "gpu: needs a GPU that TensorFlow sees")
+    config.addinivalue_line("markers", "gpu: needs a GPU and a build with CUDA")
 
 
 @pytest.fixture(autouse=True)

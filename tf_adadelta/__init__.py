@@ -1,7 +1,7 @@
 """Adadelta for TensorFlow as one fused pass over memory.
 
 `tf_adadelta.Adadelta` is a drop-in for `keras.optimizers.Adadelta`; `tf_adadelta.ops` are the
-TensorFlow ops below it and `tf_adadelta.kernels` the kernels on NumPy arrays below those.
+TensorFlow ops below it and `tf_adadelta.kernels` the kernels on arrays below those.
 """
 
 from typing import TYPE_CHECKING, Any

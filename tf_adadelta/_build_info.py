@@ -9,6 +9,7 @@ from typing import Any
 
 _FILE = Path(__file__).with_name("_build_info.json")
 _REBUILD = "pip install --force-reinstall --no-deps --no-cache-dir /path/to/tf_adadelta"
+REBUILD_WITH_CUDA = f"TF_ADADELTA_CUDA=ON {_REBUILD}"
 
 
 def build_info() -> dict[str, Any]:
@@ -17,7 +18,10 @@ def build_info() -> dict[str, Any]:
     Returns:
         A dictionary with the keys `version`, `tensorflow` (the version built against), `python`,
         `compiler`, `instruction_sets` (compiled in, the widest first), `xla` (whether
-        `jit_compile=True` calls the fused kernel), `cuda`, and `cuda_reason`.
+        `jit_compile=True` calls the fused kernel), `cuda` (whether there are CUDA kernels),
+        `cuda_reason` (why, or why not), `cuda_toolkit` (its version, or ""), and
+        `cuda_architectures` (as CMake writes them: "80-real" is machine code for sm_80, "90"
+        machine code and PTX, which newer GPUs run too).
 
     Raises:
         ImportError: The package was not built: it is a source tree on the path.
@@ -49,7 +53,7 @@ def report() -> str:
     lines = []
 
     def line(name: str, value: object) -> None:
-        lines.append(f"{name + ':':<22}{value}")
+        lines.append(f"{name + ':' if name else '':<22}{value}")
 
     try:
         info = build_info()
@@ -66,7 +70,12 @@ def report() -> str:
     except ImportError as error:
         line("used here", f"nothing: {error}")
     line("XLA custom call", "yes" if info["xla"] else "no: TensorFlow 2.20 or newer is needed")
-    line("CUDA", "yes" if info["cuda"] else f"no: {info['cuda_reason']}")
+    if info["cuda"]:
+        architectures = ", ".join(info["cuda_architectures"])
+        line("CUDA", f"yes: toolkit {info['cuda_toolkit']}, for {architectures}")
+    else:
+        line("CUDA", f"no: {info['cuda_reason']}")
+        line("", f"To rebuild with CUDA: {REBUILD_WITH_CUDA}")
     line("TensorFlow running", _tensorflow_running(info["tensorflow"]))
     return "\n".join(lines)
 

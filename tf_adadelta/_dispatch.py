@@ -11,11 +11,11 @@ import tensorflow as tf
 from tensorflow.python.ops import control_flow_util
 
 from tf_adadelta import ops
-from tf_adadelta._build_info import build_info
+from tf_adadelta._build_info import REBUILD_WITH_CUDA, build_info
 from tf_adadelta._clocks import RowClock, as_slices, as_tensor, convert
 
 SPARSE_UPDATES = ("exact", "lazy")
-_DEVICE_TYPES = ("CPU",)
+_DEVICE_TYPES = ("CPU", "GPU") if build_info()["cuda"] else ("CPU",)
 _XLA = build_info()["xla"]
 
 Slots = tuple[tf.Variable, tf.Variable]
@@ -227,7 +227,10 @@ def _why_not_served(variable: Any, grad: Any, seen: set[int]) -> str | None:
         return f"has dtype {variable.dtype.name}"
     device = tf.DeviceSpec.from_string(variable.device).device_type
     if device not in _DEVICE_TYPES:
-        return f"is on a device of type {device}, for which tf_adadelta has no kernel"
+        reason = f"is on a device of type {device}, for which tf_adadelta has no kernel"
+        if device == "GPU":
+            reason += f"; rebuild it with CUDA ({REBUILD_WITH_CUDA})"
+        return reason
     return None
 
 

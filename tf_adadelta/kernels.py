@@ -1,18 +1,22 @@
-"""The CPU kernel on NumPy arrays: the same code that the TensorFlow ops call, without TensorFlow.
+"""The kernels on arrays: the same code that the TensorFlow ops call, without TensorFlow.
 
-Arrays are float16, bfloat16 (the dtype of the package `ml_dtypes`), float32 or float64,
-C-contiguous and aligned, and are updated in place. Nothing is written unless the whole call is
-valid.
+On the CPU these are NumPy arrays; on the GPU arrays of any library that speaks DLPack, such as
+PyTorch and CuPy. Arrays are float16, bfloat16 (in NumPy the dtype of the package `ml_dtypes`),
+float32 or float64, C-contiguous and aligned, and are updated in place. Nothing is written unless
+the whole call is valid.
 """
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from tf_adadelta import _kernels
+from tf_adadelta import _device_arrays, _kernels
 
 Arrays = np.ndarray | Sequence[np.ndarray]
+DeviceArrays = Any | Sequence[Any]
+"""An array on a CUDA device that has `__dlpack__`, or a sequence of such."""
 
 _NAMES = ("variables", "accums", "accum_updates", "grads", "indices", "clocks")
 
@@ -23,16 +27,17 @@ def instruction_sets() -> list[str]:
 
 
 def fused_adadelta_apply(
-    variables: Arrays,
-    accums: Arrays,
-    accum_updates: Arrays,
-    grads: Arrays,
+    variables: Arrays | DeviceArrays,
+    accums: Arrays | DeviceArrays,
+    accum_updates: Arrays | DeviceArrays,
+    grads: Arrays | DeviceArrays,
     *,
-    learning_rate: float,
-    rho: float = 0.95,
-    epsilon: float = 1e-7,
+    learning_rate: Any,
+    rho: Any = 0.95,
+    epsilon: Any = 1e-7,
     num_threads: int | None = None,
     instruction_set: str | None = None,
+    stream: int | None = None,
 ) -> None:
     """Updates a list of arrays by the Adadelta rule, in one pass over memory.
 
@@ -40,26 +45,49 @@ def fused_adadelta_apply(
     `tf.raw_ops.ResourceApplyAdadelta` has it. The arithmetic is done in float32 (float64 for
     float64) and stored back once. The result does not depend on `num_threads`.
 
+    On a GPU the call only queues its work, one kernel launch for the whole list (a few for more
+    than 743 arrays), and can be captured into a CUDA graph. As with every kernel, memory that is
+    handed to another stream afterwards must wait for it.
+
     Args:
         variables: An array, or a sequence of arrays of one dtype and any shapes. Updated in place.
+            Either all arrays of the call are NumPy arrays, or all are on one CUDA device and speak
+            DLPack.
         accums: The decayed averages of the squared gradients, like `variables`. Updated in place.
         accum_updates: The decayed averages of the squared updates, like `variables`. Updated in
             place.
         grads: The gradients, like `variables`.
-        learning_rate: The factor of the update; 1.0 in the paper.
-        rho: The decay rate of both averages.
-        epsilon: Added inside both square roots.
-        num_threads: How many threads may work at once. Defaults to one for each core.
-        instruction_set: One of `instruction_sets()`. Defaults to the widest.
+        learning_rate: The factor of the update; 1.0 in the paper. A number, or with arrays on a
+            GPU a float64 array without dimensions on it, which is read when the kernel runs.
+        rho: The decay rate of both averages, likewise.
+        epsilon: Added inside both square roots, likewise.
+        num_threads: How many threads may work at once. Defaults to one for each core. For the CPU.
+        instruction_set: One of `instruction_sets()`. Defaults to the widest. For the CPU.
+        stream: The handle of the CUDA stream to queue the work on. Defaults to the current stream
+            of PyTorch or CuPy for arrays of theirs, for others to the legacy default stream.
 
     Raises:
-        TypeError: An array has another dtype than expected.
+        TypeError: An array has another dtype than expected, or is neither a NumPy array nor on a
+            CUDA device.
         ValueError: The lists differ in length; an array has another shape than its variable, is
-            read-only, not contiguous or not aligned, or shares memory with another one;
-            `num_threads` or `instruction_set` is out of range.
+            read-only, not contiguous or not aligned, is on another device, or shares memory with
+            another one; `num_threads`, `instruction_set` or `stream` is out of range, or does not
+            go with the arrays.
+        RuntimeError: Arrays are on a GPU and it cannot be used: tf_adadelta was built without CUDA
+            or for other GPUs, or the driver is missing or too old.
     """
+    lists, all_numpy = _as_lists(variables, accums, accum_updates, grads)
+    if not all_numpy:
+        for name, value in (("num_threads", num_threads), ("instruction_set", instruction_set)):
+            if value is not None:
+                raise ValueError(f"{name} is {value!r}, expected None for arrays on a GPU")
+        hyperparameters = {"learning_rate": learning_rate, "rho": rho, "epsilon": epsilon}
+        _device_arrays.fused_adadelta_apply(lists, hyperparameters, stream)
+        return
+    if stream is not None:
+        raise ValueError(f"stream is {stream!r}, expected None for arrays on the CPU")
     _kernels.fused_adadelta_apply(
-        *_as_lists(variables, accums, accum_updates, grads),
+        *lists.values(),
         learning_rate,
         rho,
         epsilon,
@@ -113,12 +141,15 @@ def fused_adadelta_sparse_apply(
         TypeError: An array has another dtype than expected.
         ValueError: As `fused_adadelta_apply`; a variable is a scalar.
     """
-    lists = _as_lists(
+    lists, all_numpy = _as_lists(
         variables, accums, accum_updates, grads, indices, [] if clocks is None else clocks
     )
+    if not all_numpy:
+        raise TypeError("fused_adadelta_sparse_apply takes numpy.ndarray only")
+    *others, clock_list = lists.values()
     _kernels.fused_adadelta_sparse_apply(
-        *lists[:5],
-        None if clocks is None else lists[5],
+        *others,
+        None if clocks is None else clock_list,
         learning_rate,
         rho,
         epsilon,
@@ -142,22 +173,33 @@ def copy_streams(
     time below which no update can go. The contents become meaningless. Arguments and errors are
     those of `fused_adadelta_apply`.
     """
+    lists, all_numpy = _as_lists(variables, accums, accum_updates, grads)
+    if not all_numpy:
+        raise TypeError("copy_streams takes numpy.ndarray only")
     _kernels.copy_streams(
-        *_as_lists(variables, accums, accum_updates, grads),
-        num_threads or os.cpu_count() or 1,
-        instruction_set or "",
+        *lists.values(), num_threads or os.cpu_count() or 1, instruction_set or ""
     )
 
 
-def _as_lists(*arguments: Arrays) -> list[list[np.ndarray]]:
-    """Wraps single arrays in lists, and refuses what pybind11 would silently convert to a copy."""
-    lists = []
+def _as_lists(*arguments: Any) -> tuple[dict[str, list[Any]], bool]:
+    """Wraps single arrays in lists, and refuses what pybind11 would silently convert to a copy.
+
+    Returns:
+        The lists by name, and whether all arrays are NumPy's.
+    """
+    lists = {}
+    all_numpy = True
     for name, argument in zip(_NAMES, arguments):
-        arrays = [argument] if isinstance(argument, np.ndarray) else list(argument)
+        is_array = isinstance(argument, np.ndarray) or _device_arrays.is_device_array(argument)
+        arrays = [argument] if is_array else list(argument)
         for i, array in enumerate(arrays):
-            if not isinstance(array, np.ndarray):
+            if isinstance(array, np.ndarray):
+                continue
+            all_numpy = False
+            if not _device_arrays.is_device_array(array):
                 raise TypeError(
-                    f"{name}[{i}] is of type {type(array).__name__}, expected numpy.ndarray"
+                    f"{name}[{i}] is of type {type(array).__name__}, expected numpy.ndarray or an "
+                    "array on a GPU that has __dlpack__"
                 )
-        lists.append(arrays)
-    return lists
+        lists[name] = arrays
+    return lists, all_numpy

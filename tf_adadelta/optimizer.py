@@ -32,8 +32,8 @@ class Adadelta(keras.optimizers.Adadelta):
     is put off until they have a gradient again; whoever reads a slot sees true values.
 
     What the fused ops do not serve takes Keras's own update, with one warning that says why: dtypes
-    other than those four, devices other than the CPU, `tf.distribute` strategies, and
-    `jit_compile=True` before TensorFlow 2.20. With the environment
+    other than those four, devices other than the CPU and (in a build with CUDA) the GPU,
+    `tf.distribute` strategies, and `jit_compile=True` before TensorFlow 2.20. With the environment
     variable `TF_ADADELTA_STRICT=1` that is a `RuntimeError` instead.
 
     Args:

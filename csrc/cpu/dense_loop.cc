@@ -5,7 +5,7 @@
 #include "cpu/dense_loop.h"
 
 #include "adadelta.h"
-#include "cpu/storage.h"
+#include "storage.h"
 
 namespace tf_adadelta {
 namespace {

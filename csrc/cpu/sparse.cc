@@ -41,13 +41,22 @@ double HalfDecay(const SparseTensorUpdate& update, int64_t row, double rho, DTyp
 
 }  // namespace
 
+std::string BadIndex::Describe() const {
+  const std::string which = "[" + std::to_string(variable) + "]";
+  return "indices" + which + "[" + std::to_string(position) + "] is " + std::to_string(index) +
+         ", expected 0 to " + std::to_string(rows - 1) + ", a row of variables" + which;
+}
+
 std::optional<BadIndex> FindBadIndex(IndexType index_type,
                                      const std::vector<SparseTensorUpdate>& updates) {
   for (size_t i = 0; i < updates.size(); ++i) {
     const std::optional<int64_t> position = index_type == IndexType::kInt32
                                                 ? FindBadPosition<int32_t>(updates[i])
                                                 : FindBadPosition<int64_t>(updates[i]);
-    if (position) return BadIndex{i, *position, IndexAt(index_type, updates[i].indices, *position)};
+    if (position) {
+      return BadIndex{i, *position, IndexAt(index_type, updates[i].indices, *position),
+                      updates[i].rows};
+    }
   }
   return std::nullopt;
 }

@@ -3,7 +3,7 @@
 #include "cpu/sparse_loop.h"
 
 #include "adadelta.h"
-#include "cpu/storage.h"
+#include "storage.h"
 
 namespace tf_adadelta {
 namespace {

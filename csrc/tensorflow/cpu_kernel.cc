@@ -5,6 +5,7 @@
 
 #include "cpu/dense.h"
 #include "cpu/sparse.h"
+#include "tensorflow/calls.h"
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/core/kernels/training_op_helpers.h"
 #include "tensorflow/dtype.h"
@@ -22,15 +23,6 @@ Workers WorkersOf(OpKernelContext* ctx) {
   const auto* const threads = ctx->device()->tensorflow_cpu_worker_threads();
   return {threads->num_threads,
           [threads](std::function<void()> task) { threads->workers->Schedule(std::move(task)); }};
-}
-
-absl::Status DescribeBadIndex(OpKernelContext* ctx, const Inputs& inputs, const BadIndex& bad,
-                              int64_t rows) {
-  const int var = inputs.var(static_cast<int>(bad.variable));
-  return absl::InvalidArgumentError(absl::StrCat(
-      inputs.Describe(inputs.indices(static_cast<int>(bad.variable))), "[", bad.position, "] is ",
-      bad.index, ", expected 0 to ", rows - 1, ", a row of ", inputs.Describe(var), " ('",
-      tensorflow::HandleFromInput(ctx, var).name(), "')"));
 }
 
 template <typename T>
@@ -79,15 +71,7 @@ class FusedAdadeltaApplyOp : public FusedOp<T> {
     LockedVariables vars;
     Hyperparameters h;
     OP_REQUIRES_OK(ctx, this->Prepare(ctx, inputs, &vars, &h));
-    std::vector<TensorUpdate> updates;
-    updates.reserve(inputs.num_variables());
-    for (int i = 0; i < inputs.num_variables(); ++i) {
-      updates.push_back({vars.tensor(inputs.var(i))->data(), vars.tensor(inputs.accum(i))->data(),
-                         vars.tensor(inputs.accum_update(i))->data(),
-                         ctx->input(inputs.grad(i)).data(),
-                         vars.tensor(inputs.var(i))->NumElements()});
-    }
-    DenseUpdate(DTypeOf<T>(), updates, h, WorkersOf(ctx));
+    DenseUpdate(DTypeOf<T>(), UpdatesOf(ctx, inputs, vars), h, WorkersOf(ctx));
   }
 };
 
@@ -105,38 +89,21 @@ class FusedAdadeltaSparseApplyOp : public FusedOp<T> {
     LockedVariables vars;
     Hyperparameters h;
     OP_REQUIRES_OK(ctx, this->Prepare(ctx, inputs, &vars, &h));
-    SparseUpdate(DTypeOf<T>(), kIndexType, Updates(ctx, inputs, vars), h, WorkersOf(ctx));
+    SparseUpdate(DTypeOf<T>(), kIndexType, SparseUpdatesOf(ctx, inputs, vars), h, WorkersOf(ctx));
   }
 
  private:
   static constexpr IndexType kIndexType =
       sizeof(Index) == 4 ? IndexType::kInt32 : IndexType::kInt64;
 
-  static std::vector<SparseTensorUpdate> Updates(OpKernelContext* ctx, const Inputs& inputs,
-                                                 const LockedVariables& vars) {
-    std::vector<SparseTensorUpdate> updates;
-    updates.reserve(inputs.num_variables());
-    for (int i = 0; i < inputs.num_variables(); ++i) {
-      const tensorflow::TensorShape& shape = vars.tensor(inputs.var(i))->shape();
-      int64_t row_elements = 1;
-      for (int axis = 1; axis < shape.dims(); ++axis) row_elements *= shape.dim_size(axis);
-      updates.push_back(
-          {vars.tensor(inputs.var(i))->data(), vars.tensor(inputs.accum(i))->data(),
-           vars.tensor(inputs.accum_update(i))->data(), ctx->input(inputs.grad(i)).data(),
-           ctx->input(inputs.indices(i)).data(),
-           inputs.has_clocks() ? static_cast<int64_t*>(vars.tensor(inputs.clock(i))->data())
-                               : nullptr,
-           shape.dim_size(0), row_elements, ctx->input(inputs.indices(i)).NumElements()});
-    }
-    return updates;
-  }
-
   absl::Status CheckValues(OpKernelContext* ctx, const Inputs& inputs,
                            const LockedVariables& vars) const override {
-    const std::vector<SparseTensorUpdate> updates = Updates(ctx, inputs, vars);
-    const std::optional<BadIndex> bad = FindBadIndex(kIndexType, updates);
-    return bad ? DescribeBadIndex(ctx, inputs, *bad, updates[bad->variable].rows)
-               : absl::OkStatus();
+    const std::optional<BadIndex> bad =
+        FindBadIndex(kIndexType, SparseUpdatesOf(ctx, inputs, vars));
+    if (!bad) return absl::OkStatus();
+    const int var = inputs.var(static_cast<int>(bad->variable));
+    return absl::InvalidArgumentError(
+        absl::StrCat(bad->Describe(), " ('", tensorflow::HandleFromInput(ctx, var).name(), "')"));
   }
 
   int num_variables_;

@@ -1,5 +1,5 @@
-// The ops under XLA: one in-place custom call on the CPU; for dense gradients HLO on any other
-// platform and where the whole list is small.
+// The ops under XLA: one in-place custom call where there is a handler for it; for dense gradients
+// HLO on any other platform, and on the CPU where the whole list is small.
 #include <algorithm>
 #include <cstdlib>
 #include <string>
@@ -131,8 +131,8 @@ std::vector<XlaOp> EmitHlo(const Inputs& inputs, const Operands& operands) {
   return results;
 }
 
-// Below this many elements a custom call costs more than it saves: XLA's own loops are as fast as
-// ours there, and the call itself takes 0.4 to 4 microseconds (docs/design.md).
+// On the CPU, below this many elements a custom call costs more than it saves: XLA's own loops are
+// as fast as ours there, and the call itself takes 0.4 to 4 microseconds (docs/design.md).
 constexpr int64_t kSmallestCustomCall = 4096;
 
 int64_t NumElements(const Inputs& inputs, const Operands& operands) {
@@ -149,8 +149,18 @@ bool HloForced() {
   return value != nullptr && std::string(value) == "1";
 }
 
-bool OnCpu(XlaOpKernelContext* ctx) {
-  return ctx->compiler()->options().device_type.type_string() == "XLA_CPU_JIT";
+bool OnDevice(XlaOpKernelContext* ctx, const char* device) {
+  return ctx->compiler()->options().device_type.type_string() == device;
+}
+
+bool WantsCustomCall(XlaOpKernelContext* ctx, const Inputs& inputs, const Operands& operands) {
+  if (HloForced()) return false;
+  if (OnDevice(ctx, "XLA_CPU_JIT")) return NumElements(inputs, operands) >= kSmallestCustomCall;
+#if defined(TF_ADADELTA_CUDA)
+  // One launch, where HLO would become a kernel for every few variables.
+  if (OnDevice(ctx, "XLA_GPU_JIT")) return true;
+#endif
+  return false;
 }
 
 class FusedXlaOp : public tensorflow::XlaOpKernel {
@@ -189,11 +199,10 @@ class FusedAdadeltaApplyXlaOp : public FusedXlaOp {
     const Inputs inputs = Inputs::Dense(num_variables());
     Operands operands;
     OP_REQUIRES_OK(ctx, Read(ctx, inputs, &operands));
-    const bool custom_call =
-        OnCpu(ctx) && !HloForced() && NumElements(inputs, operands) >= kSmallestCustomCall;
     OP_REQUIRES_OK(ctx, Assign(ctx, inputs,
-                               custom_call ? EmitCustomCall(ctx, kDenseCustomCall, inputs, operands)
-                                           : EmitHlo(inputs, operands)));
+                               WantsCustomCall(ctx, inputs, operands)
+                                   ? EmitCustomCall(ctx, kDenseCustomCall, inputs, operands)
+                                   : EmitHlo(inputs, operands)));
   }
 };
 
@@ -206,7 +215,7 @@ class FusedAdadeltaSparseApplyXlaOp : public FusedXlaOp {
 
   void Compile(XlaOpKernelContext* ctx) override {
     OP_REQUIRES(
-        ctx, OnCpu(ctx),
+        ctx, OnDevice(ctx, "XLA_CPU_JIT"),
         absl::UnimplementedError("FusedAdadeltaSparseApply is compiled by XLA for the CPU only"));
     const Inputs inputs = Inputs::Sparse(num_variables(), num_clocks_ > 0);
     Operands operands;

@@ -1,13 +1,19 @@
 // The 16-bit storage types: loads to float and round-to-nearest-even stores.
 //
-// Branch-free integer code that any compiler vectorises for any instruction set. It never makes a
-// float subnormal, so it gives the same result whether or not the processor flushes them.
-#ifndef TF_ADADELTA_CPU_STORAGE_H_
-#define TF_ADADELTA_CPU_STORAGE_H_
+// On the host branch-free integer code that any compiler vectorises for any instruction set. It
+// never makes a float subnormal, so it gives the same result whether or not the processor flushes
+// them. On a GPU the instructions for it.
+#ifndef TF_ADADELTA_STORAGE_H_
+#define TF_ADADELTA_STORAGE_H_
 
 #include <cstdint>
 
 #include "adadelta.h"
+
+#if defined(__CUDACC__)
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#endif
 
 namespace tf_adadelta {
 
@@ -42,6 +48,24 @@ TF_ADADELTA_INLINE float Load(float value) { return value; }
 TF_ADADELTA_INLINE double Load(double value) { return value; }
 TF_ADADELTA_INLINE void Store(float value, float* out) { *out = value; }
 TF_ADADELTA_INLINE void Store(double value, double* out) { *out = value; }
+
+#if defined(__CUDA_ARCH__)
+
+TF_ADADELTA_INLINE float Load(BFloat16 value) {
+  return __bfloat162float(__ushort_as_bfloat16(value.bits));
+}
+
+TF_ADADELTA_INLINE void Store(float value, BFloat16* out) {
+  out->bits = __bfloat16_as_ushort(__float2bfloat16_rn(value));
+}
+
+TF_ADADELTA_INLINE float Load(Half value) { return __half2float(__ushort_as_half(value.bits)); }
+
+TF_ADADELTA_INLINE void Store(float value, Half* out) {
+  out->bits = __half_as_ushort(__float2half_rn(value));
+}
+
+#else
 
 TF_ADADELTA_INLINE float Load(BFloat16 value) {
   return FromBits(static_cast<uint32_t>(value.bits) << 16);
@@ -80,6 +104,8 @@ TF_ADADELTA_INLINE void Store(float value, Half* out) {
   out->bits = static_cast<uint16_t>(result | sign);
 }
 
+#endif
+
 }  // namespace tf_adadelta
 
-#endif  // TF_ADADELTA_CPU_STORAGE_H_
+#endif  // TF_ADADELTA_STORAGE_H_

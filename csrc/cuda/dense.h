@@ -1,0 +1,46 @@
+// The dense update of a list of variables on a GPU: one launch for the whole list, or a few for a
+// long one. Plain C++: whoever calls it needs no CUDA header.
+#ifndef TF_ADADELTA_CUDA_DENSE_H_
+#define TF_ADADELTA_CUDA_DENSE_H_
+
+#include <cstddef>
+#include <string>
+#include <vector>
+
+#include "tensor_update.h"
+
+namespace tf_adadelta::cuda {
+
+// A hyperparameter: in device memory, so that the host never waits for it, or known to the host.
+struct Scalar {
+  const double* pointer;  // To device memory; null where `value` counts.
+  double value;
+};
+
+struct DeviceHyperparameters {
+  Scalar learning_rate;
+  Scalar rho;
+  Scalar epsilon;
+};
+
+// Where work is queued.
+struct Stream {
+  static constexpr int kCurrentDevice = -1;
+
+  void* handle;  // A cudaStream_t.
+  int device = kCurrentDevice;
+};
+
+// Queues the update of every variable of the list. Allocates nothing and waits for nothing, so it
+// can be captured into a CUDA graph. The same inputs give the same bits on every run. Returns what
+// went wrong in words, empty if nothing did.
+[[nodiscard]] std::string DenseUpdate(DType dtype, const std::vector<TensorUpdate>& updates,
+                                      const DeviceHyperparameters& hyperparameters,
+                                      const Stream& stream);
+
+// Queues a copy within the memory of the device. Returns like DenseUpdate.
+[[nodiscard]] std::string Copy(void* to, const void* from, size_t bytes, const Stream& stream);
+
+}  // namespace tf_adadelta::cuda
+
+#endif  // TF_ADADELTA_CUDA_DENSE_H_

@@ -1,0 +1,111 @@
+// What one thread of the kernel does. It runs on the host too, where the tests call it for every
+// thread of a launch.
+#ifndef TF_ADADELTA_CUDA_DENSE_THREAD_H_
+#define TF_ADADELTA_CUDA_DENSE_THREAD_H_
+
+#include <cstdint>
+
+#include "adadelta.h"
+#include "cuda/launch_plan.h"
+#include "storage.h"
+
+// An array whose index is not known when its loop is compiled would lie in memory, not in
+// registers.
+#if defined(__CUDA_ARCH__)
+#define TF_ADADELTA_UNROLL _Pragma("unroll")
+#else
+#define TF_ADADELTA_UNROLL
+#endif
+
+namespace tf_adadelta::cuda {
+
+// The type in which the step is computed, for each storage type.
+template <typename Storage>
+struct ComputeOf {
+  using type = float;
+};
+template <>
+struct ComputeOf<double> {
+  using type = double;
+};
+
+// What one instruction loads or stores.
+template <typename Storage>
+struct alignas(kVectorBytes) Vector {
+  static constexpr int kSize = kVectorBytes / sizeof(Storage);
+  Storage elements[kSize];
+};
+
+template <typename T>
+TF_ADADELTA_INLINE Scalars<T> ReadScalars(const DeviceHyperparameters& h) {
+  const auto value = [](const Scalar& s) { return s.pointer != nullptr ? *s.pointer : s.value; };
+  return MakeScalars<T>(value(h.learning_rate), value(h.rho), value(h.epsilon));
+}
+
+template <typename Storage, typename Compute>
+TF_ADADELTA_INLINE void UpdateElement(const Scalars<Compute>& scalars, const Storage& grad,
+                                      Storage& var, Storage& accum, Storage& accum_update) {
+  Compute x = Load(var);
+  Compute a = Load(accum);
+  Compute u = Load(accum_update);
+  const Compute normalized_grad = AccumulateGradient<Compute>(scalars, Load(grad), a);
+  ApplyUpdate<Compute>(scalars, normalized_grad, x, u);
+  Store(x, &var);
+  Store(a, &accum);
+  Store(u, &accum_update);
+}
+
+// Thread `thread` of block `block`: every kThreads-th vector of the block's chunk, or every
+// kThreads-th element where the tensor does not start at a vector's address.
+template <typename Storage, int kCapacity>
+TF_ADADELTA_INLINE void DenseThread(const Launch<kCapacity>& launch, int32_t block, int thread) {
+  using Compute = typename ComputeOf<Storage>::type;
+  constexpr int kSize = Vector<Storage>::kSize;
+  const Chunk chunk = FindChunk(launch, block, kChunkBytes / sizeof(Storage));
+  const TensorUpdate& tensor = launch.tensors[chunk.tensor];
+  Storage* const var = static_cast<Storage*>(tensor.var) + chunk.begin;
+  Storage* const accum = static_cast<Storage*>(tensor.accum) + chunk.begin;
+  Storage* const accum_update = static_cast<Storage*>(tensor.accum_update) + chunk.begin;
+  const Storage* const grad = static_cast<const Storage*>(tensor.grad) + chunk.begin;
+  const int size = static_cast<int>(chunk.end - chunk.begin);
+
+  const auto address = [](const void* pointer) { return reinterpret_cast<uintptr_t>(pointer); };
+  const bool aligned =
+      (address(var) | address(accum) | address(accum_update) | address(grad)) % kVectorBytes == 0;
+  const int vectors = aligned ? size / kSize : 0;
+
+  // All loads first: so many bytes must be on their way at once for the memory to be busy.
+  Vector<Storage> x[kVectors], a[kVectors], u[kVectors], g[kVectors];
+  TF_ADADELTA_UNROLL
+  for (int i = 0; i < kVectors; ++i) {
+    const int vector = i * kThreads + thread;
+    if (vector < vectors) {
+      g[i] = reinterpret_cast<const Vector<Storage>*>(grad)[vector];
+      a[i] = reinterpret_cast<const Vector<Storage>*>(accum)[vector];
+      u[i] = reinterpret_cast<const Vector<Storage>*>(accum_update)[vector];
+      x[i] = reinterpret_cast<const Vector<Storage>*>(var)[vector];
+    }
+  }
+  const Scalars<Compute> scalars = ReadScalars<Compute>(launch.hyperparameters);
+  TF_ADADELTA_UNROLL
+  for (int i = 0; i < kVectors; ++i) {
+    const int vector = i * kThreads + thread;
+    if (vector < vectors) {
+      TF_ADADELTA_UNROLL
+      for (int j = 0; j < kSize; ++j) {
+        UpdateElement<Storage, Compute>(scalars, g[i].elements[j], x[i].elements[j],
+                                        a[i].elements[j], u[i].elements[j]);
+      }
+      reinterpret_cast<Vector<Storage>*>(var)[vector] = x[i];
+      reinterpret_cast<Vector<Storage>*>(accum)[vector] = a[i];
+      reinterpret_cast<Vector<Storage>*>(accum_update)[vector] = u[i];
+    }
+  }
+  for (int i = vectors * kSize + thread; i < size; i += kThreads) {
+    UpdateElement<Storage, Compute>(scalars, grad[i], var[i], accum[i], accum_update[i]);
+  }
+}
+
+}  // namespace tf_adadelta::cuda
+
+#endif  // TF_ADADELTA_CUDA_DENSE_THREAD_H_

@@ -1,0 +1,224 @@
+#include "python/arrays.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace tf_adadelta {
+namespace {
+
+namespace py = pybind11;
+
+DType ToDType(const ArrayView& array, const std::string& what) {
+  if (array.dtype == "float16") return DType::kHalf;
+  if (array.dtype == "bfloat16") return DType::kBFloat16;
+  if (array.dtype == "float32") return DType::kFloat;
+  if (array.dtype == "float64") return DType::kDouble;
+  throw py::type_error(what + " has dtype " + array.dtype +
+                       ", expected float16, bfloat16, float32 or float64");
+}
+
+IndexType ToIndexType(const ArrayView& array) {
+  if (array.dtype == "int32") return IndexType::kInt32;
+  if (array.dtype == "int64") return IndexType::kInt64;
+  throw py::type_error("indices[0] has dtype " + array.dtype + ", expected int32 or int64");
+}
+
+using Shape = std::vector<int64_t>;
+
+Shape ShapeOf(const ArrayView& array) { return {array.shape, array.shape + array.ndim}; }
+
+// Such as "(3, 2)" or "(5,)".
+std::string Text(const Shape& shape) {
+  py::tuple tuple(shape.size());
+  for (size_t i = 0; i < shape.size(); ++i) tuple[i] = shape[i];
+  return py::str(tuple);
+}
+
+// Checks the arrays of a call one by one, and then that none is written which another one shares.
+class Checker {
+ public:
+  struct Expected {
+    std::string dtype;
+    const char* dtype_of;
+    Shape shape;
+    const char* shape_of;
+  };
+
+  static void CheckLength(const char* list, size_t length, size_t expected) {
+    if (length != expected) {
+      throw py::value_error(std::string(list) + " has " + std::to_string(length) +
+                            " arrays, expected " + std::to_string(expected) +
+                            ", one for each variable");
+    }
+  }
+
+  void Check(const ArrayView& array, const char* list, size_t i, bool written,
+             const Expected& expected) {
+    const Position position = {list, i, written};
+    if (array.dtype != expected.dtype) {
+      throw py::type_error(position.Describe() + " has dtype " + array.dtype + ", expected " +
+                           expected.dtype + expected.dtype_of);
+    }
+    const Shape shape = ShapeOf(array);
+    if (shape != expected.shape) {
+      throw py::value_error(position.Describe() + " has shape " + Text(shape) + ", expected " +
+                            Text(expected.shape) + ", " + expected.shape_of);
+    }
+    if (!array.contiguous) {
+      throw py::value_error(position.Describe() + " is not C-contiguous");
+    }
+    const auto begin = reinterpret_cast<uintptr_t>(array.data);
+    if (begin % array.itemsize != 0) {
+      throw py::value_error(position.Describe() + " is not aligned to its dtype");
+    }
+    if (written && !array.writable) {
+      throw py::value_error(position.Describe() + " is read-only");
+    }
+    if (array.size() > 0) {
+      extents_.push_back(
+          {begin, begin + static_cast<uintptr_t>(array.size() * array.itemsize), position});
+    }
+  }
+
+  // An array that is written may share memory with no other one. Sorted by where they begin, each
+  // need only be compared with what reaches furthest among those before it.
+  void CheckOverlap() {
+    std::sort(extents_.begin(), extents_.end(),
+              [](const Extent& a, const Extent& b) { return a.begin < b.begin; });
+    const Extent* furthest = nullptr;
+    const Extent* furthest_written = nullptr;
+    for (const Extent& extent : extents_) {
+      const Extent* const other = extent.position.written ? furthest : furthest_written;
+      if (other != nullptr && other->end > extent.begin) {
+        throw py::value_error(other->position.Describe() + " and " + extent.position.Describe() +
+                              " share memory");
+      }
+      if (furthest == nullptr || extent.end > furthest->end) furthest = &extent;
+      if (extent.position.written &&
+          (furthest_written == nullptr || extent.end > furthest_written->end)) {
+        furthest_written = &extent;
+      }
+    }
+  }
+
+ private:
+  // Where an array stands in the call, such as "accums[2]".
+  struct Position {
+    std::string Describe() const { return std::string(list) + "[" + std::to_string(i) + "]"; }
+
+    const char* list;
+    size_t i;
+    bool written;
+  };
+
+  struct Extent {
+    uintptr_t begin;
+    uintptr_t end;
+    Position position;
+  };
+
+  std::vector<Extent> extents_;
+};
+
+constexpr char kLikeVariables[] = ", the dtype of variables[0]";
+
+// Checks the variables of a call with their averages; returns their dtype.
+DType CheckVariables(Checker* checker, const ViewList& vars, const ViewList& accums,
+                     const ViewList& accum_updates) {
+  checker->CheckLength("accums", accums.size(), vars.size());
+  checker->CheckLength("accum_updates", accum_updates.size(), vars.size());
+  if (vars.empty()) return DType::kFloat;
+  const DType dtype = ToDType(vars[0], "variables[0]");
+  for (size_t i = 0; i < vars.size(); ++i) {
+    const Checker::Expected expected = {vars[0].dtype, kLikeVariables, ShapeOf(vars[i]),
+                                        "the shape of its variable"};
+    checker->Check(vars[i], "variables", i, /*written=*/true, expected);
+    checker->Check(accums[i], "accums", i, /*written=*/true, expected);
+    checker->Check(accum_updates[i], "accum_updates", i, /*written=*/true, expected);
+  }
+  return dtype;
+}
+
+}  // namespace
+
+int64_t ArrayView::size() const {
+  int64_t size = 1;
+  for (int64_t i = 0; i < ndim; ++i) size *= shape[i];
+  return size;
+}
+
+ViewList NumpyViews::operator()(const std::vector<py::array>& arrays) {
+  ViewList views;
+  views.reserve(arrays.size());
+  for (const py::array& array : arrays) {
+    views.push_back({const_cast<void*>(array.data()), NameOf(array.dtype()),
+                     static_cast<int64_t>(array.itemsize()), array.shape(),
+                     static_cast<int64_t>(array.ndim()), (array.flags() & py::array::c_style) != 0,
+                     array.writeable()});
+  }
+  return views;
+}
+
+const std::string& NumpyViews::NameOf(const py::dtype& dtype) {
+  if (!dtype.is(dtype_)) {
+    dtype_ = dtype;
+    name_ = py::str(dtype);
+  }
+  return name_;
+}
+
+DenseArrays::DenseArrays(const ViewList& vars, const ViewList& accums,
+                         const ViewList& accum_updates, const ViewList& grads) {
+  Checker checker;
+  dtype = CheckVariables(&checker, vars, accums, accum_updates);
+  checker.CheckLength("grads", grads.size(), vars.size());
+  updates.reserve(vars.size());
+  for (size_t i = 0; i < vars.size(); ++i) {
+    checker.Check(grads[i], "grads", i, /*written=*/false,
+                  {vars[0].dtype, kLikeVariables, ShapeOf(vars[i]), "the shape of its variable"});
+    updates.push_back(
+        {vars[i].data, accums[i].data, accum_updates[i].data, grads[i].data, vars[i].size()});
+  }
+  checker.CheckOverlap();
+}
+
+SparseArrays::SparseArrays(const ViewList& vars, const ViewList& accums,
+                           const ViewList& accum_updates, const ViewList& grads,
+                           const ViewList& indices, const std::optional<ViewList>& clocks) {
+  Checker checker;
+  dtype = CheckVariables(&checker, vars, accums, accum_updates);
+  checker.CheckLength("grads", grads.size(), vars.size());
+  checker.CheckLength("indices", indices.size(), vars.size());
+  if (clocks) checker.CheckLength("clocks", clocks->size(), vars.size());
+  if (vars.empty()) return;
+  index_type = ToIndexType(indices[0]);
+  updates.reserve(vars.size());
+  for (size_t i = 0; i < vars.size(); ++i) {
+    if (vars[i].ndim == 0) {
+      throw py::value_error("variables[" + std::to_string(i) + "] is a scalar, which has no rows");
+    }
+    const int64_t rows = vars[i].shape[0];
+    checker.Check(
+        indices[i], "indices", i, /*written=*/false,
+        {indices[0].dtype, ", the dtype of indices[0]", {indices[i].size()}, "one dimension"});
+    Shape shape = ShapeOf(vars[i]);
+    shape[0] = indices[i].size();
+    checker.Check(
+        grads[i], "grads", i, /*written=*/false,
+        {vars[0].dtype, kLikeVariables, shape, "a row of its variable for each of its indices"});
+    void* clock = nullptr;
+    if (clocks) {
+      clock = (*clocks)[i].data;
+      checker.Check((*clocks)[i], "clocks", i, /*written=*/true,
+                    {"int64", "", {rows + 1}, "one more than the rows of its variable"});
+    }
+    int64_t row_elements = 1;
+    for (size_t axis = 1; axis < shape.size(); ++axis) row_elements *= shape[axis];
+    updates.push_back({vars[i].data, accums[i].data, accum_updates[i].data, grads[i].data,
+                       indices[i].data, static_cast<int64_t*>(clock), rows, row_elements,
+                       indices[i].size()});
+  }
+  checker.CheckOverlap();
+}
+
+}  // namespace tf_adadelta

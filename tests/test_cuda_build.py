@@ -1,0 +1,244 @@
+"""What CMake decides about CUDA, by configuring only, and what a build with CUDA registers."""
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import pytest
+import tensorflow as tf
+from tensorflow.python.framework import kernels as registered_kernels
+from test_cuda_kernel import NVCC, needs_nvcc
+
+import tf_adadelta
+
+ROOT = Path(__file__).resolve().parents[1]
+INFO = tf_adadelta.build_info()
+needs_cuda_build = pytest.mark.skipif(
+    not INFO["cuda"], reason=f"built without CUDA: {INFO['cuda_reason']}"
+)
+# Found by this name on the PATH by CMake or by the compiler.
+TOOLS = ("ar", "as", "c++", "cc", "cp", "g++", "gcc", "ld", "nm", "ranlib", "rm", "sh", "uname")
+
+
+def tool(name):
+    path = shutil.which(name) or shutil.which(name, path=Path(sys.executable).parent)
+    assert path is not None, f"{name} is missing: run `pip install {name}`"
+    return path
+
+
+class Configuration:
+    """Runs CMake on the project with a PATH on which there is no nvcc."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.path = folder / "path"
+        self.path.mkdir()
+        for name in TOOLS:
+            if shutil.which(name):
+                (self.path / name).symlink_to(shutil.which(name))
+        self.python = sys.executable
+
+    def add_nvcc(self, folder, script=f'exec "{NVCC}" "$@"'):
+        """Puts an nvcc into a folder: the real one, or a script that pretends to be one."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "nvcc").write_text(f"#!/bin/sh\n{script}\n")
+        (folder / "nvcc").chmod(0o755)
+
+    def run(self, *definitions, **environment):
+        """Returns what CMake printed, without its line breaks, and the build's description."""
+        settings = {
+            "TENSORFLOW_VERSION": tf.__version__,
+            "TENSORFLOW_INCLUDE_DIR": tf.sysconfig.get_include(),
+            "TENSORFLOW_LIBRARY_DIR": tf.sysconfig.get_lib(),
+            "OUTPUT_DIR": self.folder,
+            "Python_EXECUTABLE": self.python,
+            "pybind11_DIR": Path(importlib.util.find_spec("pybind11").origin).parent
+            / "share/cmake/pybind11",
+            "CMAKE_MAKE_PROGRAM": tool("ninja"),
+            **dict(definition.split("=", 1) for definition in definitions),
+        }
+        inherited = {
+            name: value
+            for name, value in os.environ.items()
+            if name not in ("CUDACXX", "CUDAARCHS", "CUDAToolkit_ROOT", "CUDA_PATH")
+        }
+        result = subprocess.run(
+            [tool("cmake"), "-S", ROOT, "-B", self.folder / "build", "-G", "Ninja"]
+            + [f"-D{name}={value}" for name, value in settings.items()],
+            env={**inherited, "PATH": str(self.path), **environment},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        self.failed = result.returncode != 0
+        self.output = " ".join((result.stdout + result.stderr).split())
+        info = self.folder / "_build_info.json"
+        self.info = None if self.failed else json.loads(info.read_text())
+
+
+@pytest.fixture
+def configuration(tmp_path):
+    return Configuration(tmp_path)
+
+
+def test_auto_without_a_toolkit(configuration):
+    configuration.run("TF_ADADELTA_CUDA=AUTO")
+    assert "CUDA: no: nvcc was not found (looked at the PATH and" in configuration.output
+    assert configuration.info["cuda"] is False
+    assert "pip install nvidia-cuda-nvcc" in configuration.info["cuda_reason"]
+
+
+def test_on_without_a_toolkit(configuration):
+    configuration.run("TF_ADADELTA_CUDA=ON")
+    assert configuration.failed
+    assert "TF_ADADELTA_CUDA=ON, but nvcc was not found" in configuration.output
+    assert "pip install nvidia-cuda-nvcc" in configuration.output
+
+
+def test_off(configuration):
+    configuration.add_nvcc(configuration.path, "exit 1")
+    configuration.run("TF_ADADELTA_CUDA=OFF")
+    assert configuration.info["cuda"] is False
+    assert configuration.info["cuda_reason"] == "TF_ADADELTA_CUDA=OFF"
+
+
+def test_neither_on_nor_off(configuration):
+    configuration.run("TF_ADADELTA_CUDA=perhaps")
+    assert configuration.failed
+    assert "TF_ADADELTA_CUDA is 'perhaps', expected ON, OFF or AUTO" in configuration.output
+
+
+BROKEN = {
+    "does not compile": (
+        '[ "$1" = --version ] && echo V13.0.88 && exit\necho \'"no" header\' >&2; exit 1',
+        r'nvcc does not compile: "no" header',
+    ),
+    "old": ("echo V11.8.89", r"is of CUDA 11.8.89, but 12.1 is needed"),
+    "no nvcc": ("echo nothing", r"nvcc --version does not work: nothing"),
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+def test_toolkit_that_does_not_work(configuration, broken):
+    script, reason = BROKEN[broken]
+    configuration.add_nvcc(configuration.path, script)
+    configuration.run("TF_ADADELTA_CUDA=AUTO")
+    assert not configuration.failed, configuration.output
+    assert reason in " ".join(configuration.info["cuda_reason"].split())
+    configuration.run("TF_ADADELTA_CUDA=ON")
+    assert configuration.failed
+    assert reason in configuration.output
+
+
+@needs_nvcc
+@pytest.mark.parametrize("where", ["path", "root", "root in the environment", "python"])
+def test_toolkit_is_found(configuration, where):
+    environment, definitions = {}, []
+    folder = configuration.path
+    if where == "python":
+        venv.create(configuration.folder / "venv", symlinks=True)
+        configuration.python = configuration.folder / "venv/bin/python"
+        site = next((configuration.folder / "venv/lib").glob("python*/site-packages"))
+        folder = site / "nvidia/cu13/bin"
+    elif where != "path":
+        folder = configuration.folder / "toolkit/bin"
+        if where == "root":
+            definitions.append(f"CUDAToolkit_ROOT={folder.parent}")
+        else:
+            environment["CUDAToolkit_ROOT"] = str(folder.parent)
+    configuration.add_nvcc(folder)
+    configuration.run("TF_ADADELTA_CUDA=ON", *definitions, **environment)
+    assert not configuration.failed, configuration.output
+    assert configuration.info["cuda"] is True
+    named = {"path": "the PATH", "python": "the packages of Python"}
+    assert named.get(where, "CUDAToolkit_ROOT=") in configuration.info["cuda_reason"]
+
+
+def supported_architectures():
+    listed = subprocess.run([NVCC, "--list-gpu-arch"], capture_output=True, text=True).stdout
+    return sorted(int(line.removeprefix("compute_")) for line in listed.split())
+
+
+@needs_nvcc
+@pytest.mark.parametrize(
+    "wanted",
+    [(), ("sm_60", "sm_70", "sm_80", "sm_89", "compute_90"), ("compute_90", "sm_80"), ("sm_35",)],
+)
+def test_architectures_of_tensorflow(configuration, wanted):
+    configuration.add_nvcc(configuration.path)
+    configuration.run(f"TENSORFLOW_CUDA_ARCHITECTURES={';'.join(wanted)}")
+    supported = supported_architectures()
+    numbers = [int(name.split("_")[1]) for name in wanted] or [60, 70, 80, 89, 90]
+    expected = set()
+    for number in numbers:
+        same_major = [other for other in supported if other // 10 == number // 10]
+        expected |= {number} if number in supported else set(same_major[:1])
+    *older, newest = sorted(expected) or supported[-1:]
+    assert configuration.info["cuda_architectures"] == [*(f"{n}-real" for n in older), str(newest)]
+
+
+@needs_nvcc
+@pytest.mark.parametrize("by", ["definition", "environment"])
+def test_architectures_that_were_asked_for(configuration, by):
+    configuration.add_nvcc(configuration.path)
+    if by == "definition":
+        configuration.run("CMAKE_CUDA_ARCHITECTURES=80-real;90")
+    else:
+        configuration.run(CUDAARCHS="80-real;90")
+    assert configuration.info["cuda_architectures"] == ["80-real", "90"]
+
+
+@needs_cuda_build
+def test_kernels_are_registered_for_the_gpu():
+    registered = registered_kernels.get_registered_kernels_for_op("FusedAdadeltaApply").kernel
+    on_gpu = [kernel for kernel in registered if kernel.device_type == "GPU"]
+    dtypes = [
+        tf.as_dtype(dtype)
+        for kernel in on_gpu
+        for constraint in kernel.constraint
+        for dtype in constraint.allowed_values.list.type
+    ]
+    assert sorted(dtype.name for dtype in dtypes) == ["bfloat16", "float16", "float32", "float64"]
+    for kernel in on_gpu:  # Everything else, the hyperparameters too, is in the GPU's memory.
+        assert list(kernel.host_memory_arg) == ["vars", "accums", "accum_updates"]
+    if INFO["xla"]:
+        assert any(kernel.device_type == "XLA_GPU_JIT" for kernel in registered)
+
+
+def test_no_kernel_for_the_gpu_without_cuda():
+    if INFO["cuda"]:
+        pytest.skip("built with CUDA")
+    registered = registered_kernels.get_registered_kernels_for_op("FusedAdadeltaApply").kernel
+    assert not any(kernel.device_type == "GPU" for kernel in registered)
+
+
+@needs_cuda_build
+@pytest.mark.skipif(not INFO["xla"], reason="the FFI came with TensorFlow 2.20")
+def test_custom_call_is_emitted_and_handled_on_the_gpu():
+    """XLA finds handlers by name and platform; both stand in the library."""
+    library = (Path(tf_adadelta.__file__).parent / "_ops.so").read_bytes()
+    assert b"tf_adadelta_fused_adadelta_apply\0" in library
+    assert b"CUDA\0" in library
+
+
+@needs_cuda_build
+def test_cuda_runtime_is_linked_statically_and_hidden():
+    folder = Path(tf_adadelta.__file__).parent
+    for library in (folder / "_ops.so", next(folder.glob("_kernels*.so"))):
+        needed = subprocess.run(["ldd", library], capture_output=True, text=True).stdout
+        assert "cudart" not in needed and "libcuda.so" not in needed
+        exported = subprocess.run(["nm", "-D", "--defined-only", library], capture_output=True)
+        assert b" cuda" not in exported.stdout
+
+
+def test_glue_knows_no_cuda_header():
+    for folder in ("tensorflow", "python"):
+        for path in (ROOT / "csrc" / folder).rglob("*.*"):
+            assert "#include <cuda" not in path.read_text(), path
+    for path in (ROOT / "csrc/cuda").iterdir():
+        assert '#include "tensorflow' not in path.read_text(), path

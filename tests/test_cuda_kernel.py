@@ -1,0 +1,215 @@
+"""The CUDA kernel without a GPU: every thread of it run on the host, and what nvcc makes of it."""
+
+import re
+import shutil
+import subprocess
+import sysconfig
+from pathlib import Path
+
+import numpy as np
+import pytest
+from oracle import DTYPES, Oracle
+
+from tf_adadelta import _kernels
+
+CSRC = Path(__file__).resolve().parents[1] / "csrc"
+CHUNK_BYTES = _kernels.CUDA_CHUNK_BYTES
+UNLIMITED = 2**31 - 1  # Blocks a launch, on any GPU.
+
+
+def emulate(
+    state, grads, learning_rate=1.0, rho=0.95, epsilon=1e-7, by_pointer=False, blocks=UNLIMITED
+):
+    _kernels.emulate_cuda(*state, grads, learning_rate, rho, epsilon, by_pointer, blocks)
+
+
+@pytest.mark.parametrize("by_pointer", [False, True], ids=["values", "pointers"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_matches_oracle(dtype, by_pointer):
+    chunk = CHUNK_BYTES // DTYPES[dtype].itemsize
+    sizes = [0, 1, 3, 63, 64, 65, 257, 4097, chunk // 2 - 1, chunk - 1, chunk, 0, 3 * chunk + 5]
+    oracle = Oracle([(size,) for size in sizes], dtype)
+    state = [oracle.stored(role) for role in oracle.values]
+    for step in range(20):
+        grads = oracle.new_grads()
+        learning_rate = 0.5 / (1 + step)
+        emulate(state, grads, learning_rate, 0.9, 1e-6, by_pointer)
+        oracle.step(grads, learning_rate, 0.9, 1e-6)
+    oracle.check(*state)
+
+
+@pytest.mark.parametrize("number", [0, 1, 2, 91, 92, 743, 744, 2000])
+def test_lists_of_any_length(number):
+    rng = np.random.default_rng(number)
+    oracle = Oracle([(size,) for size in rng.integers(0, 300, number)], "float32")
+    state = [oracle.stored(role) for role in oracle.values]
+    for _ in range(2):
+        grads = oracle.new_grads()
+        emulate(state, grads)
+        oracle.step(grads, 1.0)
+    oracle.check(*state)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_addresses_that_no_vector_may_have(dtype):
+    """Each stream starts anywhere, and not a byte beside it changes."""
+    per_vector = 16 // DTYPES[dtype].itemsize
+    size = CHUNK_BYTES // DTYPES[dtype].itemsize + 2 * per_vector + 1
+    rng = np.random.default_rng(0)
+    for offsets in [[i] * 4 for i in range(per_vector + 1)] + rng.integers(0, 9, (8, 4)).tolist():
+        oracle = Oracle([(size,)], dtype)
+        buffers = [np.full(size + 2 * 16, 77, oracle.dtype) for _ in range(4)]
+        views = [buffer[start : start + size] for buffer, start in zip(buffers, offsets)]
+        grads = oracle.new_grads()
+        for view, value in zip(views, [*(oracle.stored(r)[0] for r in oracle.values), grads[0]]):
+            view[:] = value
+        emulate([[view] for view in views[:3]], [views[3]])
+        oracle.step(grads, 1.0)
+        oracle.check(*([view] for view in views[:3]))
+        np.testing.assert_array_equal(views[3], grads[0])
+        for buffer, start in zip(buffers, offsets):
+            assert (buffer[:start] == 77).all() and (buffer[start + size :] == 77).all()
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 7])
+def test_bits_do_not_depend_on_the_launches(blocks):
+    results = []
+    for limit in (UNLIMITED, blocks):
+        oracle = Oracle([(50_003,), (5,), (0,), (8192,)], "float32")
+        state = [oracle.stored(role) for role in oracle.values]
+        emulate(state, oracle.new_grads(), blocks=limit)
+        results.append(np.concatenate([np.concatenate(arrays) for arrays in state]))
+    np.testing.assert_array_equal(*(result.view(np.uint32) for result in results))
+
+
+def make_addresses(counts, itemsize, rng):
+    """First addresses of arrays that lie apart from each other, in any order."""
+    order = rng.permutation(len(counts))
+    starts, address = [0] * len(counts), 2**20
+    for i in order:
+        starts[i] = address
+        address += counts[i] * itemsize + int(rng.integers(1, 100)) * itemsize
+    return starts
+
+
+@pytest.mark.parametrize("itemsize", [2, 4, 8])
+def test_launches_cover_every_element_once(itemsize):
+    rng = np.random.default_rng(itemsize)
+    chunk = CHUNK_BYTES // itemsize
+    lists = [
+        [],
+        [0],
+        [1],
+        [0, 0, 5, 0],
+        [chunk] * 3,
+        *(rng.integers(0, 3 * chunk, rng.integers(1, 60)).tolist() for _ in range(30)),
+        *((rng.integers(0, 2, 40) * rng.integers(0, 10**5, 40)).tolist() for _ in range(10)),
+        rng.integers(0, 500, 2000).tolist(),
+    ]
+    for counts in lists:
+        starts = make_addresses(counts, itemsize, rng)
+        expected = [
+            (start + begin * itemsize, start + min(begin + chunk, count) * itemsize)
+            for start, count in zip(starts, counts)
+            for begin in range(0, count, chunk)
+        ]
+        for limit in (UNLIMITED, 1, 3, 1000):
+            launches = _kernels.cuda_launches(starts, counts, itemsize, limit, 1)
+            for number, blocks in launches:
+                assert 1 <= number <= limit
+                assert [block for block, _, _ in blocks] == list(range(number))
+            chunks = [chunk[1:] for _, blocks in launches for chunk in blocks]
+            assert chunks == expected
+
+
+@pytest.mark.parametrize(
+    "number, launches", [(0, 0), (91, 1), (92, 1), (743, 1), (744, 2), (2000, 3)]
+)
+def test_number_of_launches(number, launches):
+    counts = [256, 0] * number
+    starts = [2048 * i for i in range(2 * number)]
+    assert len(_kernels.cuda_launches(starts, counts, 4, UNLIMITED, 1)) == launches
+
+
+@pytest.mark.parametrize(
+    "counts, itemsize",
+    [([2**31 + 3], 2), ([5, 2**33 + 1, 7], 4), ([2**40 + 1, 7, 2**33], 4), ([2**41 + 5, 3], 8)],
+)
+def test_sizes_beyond_32_bits(counts, itemsize):
+    chunk = CHUNK_BYTES // itemsize
+    starts = make_addresses(counts, itemsize, np.random.default_rng(0))
+    firsts = np.cumsum([0, *(-(-count // chunk) for count in counts)]).tolist()
+    stride = 999_983 if sum(counts) > 2**34 else 997
+    done = 0
+    for number, blocks in _kernels.cuda_launches(starts, counts, itemsize, UNLIMITED, stride):
+        assert 1 <= number <= UNLIMITED
+        for block, begin, end in blocks:
+            tensor = int(np.searchsorted(firsts, done + block, side="right")) - 1
+            offset = (done + block - firsts[tensor]) * chunk
+            assert begin == starts[tensor] + offset * itemsize
+            assert end == starts[tensor] + min(offset + chunk, counts[tensor]) * itemsize
+        done += number
+    assert done == firsts[-1]
+
+
+def find_nvcc():
+    packages = Path(sysconfig.get_path("purelib")).glob("nvidia/cu*/bin/nvcc")
+    return shutil.which("nvcc") or next(map(str, packages), None)
+
+
+NVCC = find_nvcc()
+needs_nvcc = pytest.mark.skipif(NVCC is None, reason="there is no nvcc on the PATH")
+
+
+def nvcc(output, *arguments):
+    macro = '-DTF_ADADELTA_CUDA_ARCHITECTURES=""'
+    source = str(CSRC / "cuda/dense.cu")
+    return subprocess.run(
+        [NVCC, "-std=c++17", f"-I{CSRC}", macro, *arguments, "-o", str(output), source],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def architectures():
+    if NVCC is None:
+        return ["none"]
+    listed = subprocess.run([NVCC, "--list-gpu-arch"], capture_output=True, text=True).stdout
+    return sorted(set(re.findall(r"compute_(\d+)", listed)), key=int)
+
+
+@needs_nvcc
+@pytest.mark.parametrize("architecture", architectures())
+def test_registers_hold_everything(architecture, tmp_path):
+    """What the compiler reports of the real source: no warning, no spill, no stack."""
+    result = nvcc(
+        tmp_path / "dense.o",
+        f"-arch=sm_{architecture}",
+        "--Werror=all-warnings",
+        "-Xcompiler=-Wall,-Wextra",
+        "--resource-usage",
+        "-c",
+    )
+    output = result.stdout + result.stderr
+    assert result.returncode == 0 and "warning" not in output, output
+    frames = re.findall(
+        r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", output
+    )
+    assert frames == [("0", "0", "0")] * 8, output  # Four dtypes, two capacities.
+    registers = list(map(int, re.findall(r"Used (\d+) registers", output)))
+    assert len(registers) == 8
+    # Three blocks a multiprocessor: 98,304 bytes on their way, more than any GPU's memory needs.
+    assert max(registers) <= 80, registers
+
+
+@needs_nvcc
+def test_a_thread_loads_all_before_it_stores(tmp_path):
+    ptx = tmp_path / "dense.ptx"
+    result = nvcc(ptx, "-arch=compute_90", "-ptx")
+    assert result.returncode == 0, result.stderr
+    kernels = ptx.read_text().split(".entry ")[1:]
+    assert len(kernels) == 8
+    for kernel in kernels:
+        accesses = re.findall(r"(ld|st)\.global\.(v4\.\w32|v2\.\w64)", kernel)
+        assert [access for access, _ in accesses] == ["ld"] * 8 + ["st"] * 6

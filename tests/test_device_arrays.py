@@ -1,0 +1,250 @@
+"""The DLPack door, with arrays that only say that they are on a GPU."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fake_device_arrays import DeviceArray, capsule_name
+
+import tf_adadelta
+from tf_adadelta import _device_arrays, kernels
+
+CUDA = tf_adadelta.build_info()["cuda"]
+# A valid call would let a GPU work where there is no array.
+pytestmark = pytest.mark.skipif(
+    Path("/dev/nvidiactl").exists(), reason="there is a GPU: tests/test_gpu.py has real arrays"
+)
+
+NOT_RUN = (
+    "no NVIDIA driver is installed on this machine; the CUDA kernels of tf_adadelta"
+    if CUDA
+    else "tf_adadelta was built without CUDA; `python -m tf_adadelta` says why and how to rebuild"
+)
+
+
+def make_call(count=2, **settings):
+    return [[DeviceArray(**settings) for _ in range(count)] for _ in range(4)]
+
+
+def run(call, **settings):
+    kernels.fused_adadelta_apply(*call, **{"learning_rate": 1.0, **settings})
+
+
+def check_returned(call):
+    """Whatever was taken out of its capsule was given back, once."""
+    for row in call:
+        for array in row:
+            if isinstance(array, DeviceArray):
+                taken = [capsule_name(c).startswith(b"used_dltensor") for c in array.capsules]
+                assert array.deleted == sum(taken)
+
+
+@pytest.mark.parametrize("version", [None, (1, 0), (1, 7)])
+@pytest.mark.parametrize("dtype", [("float", 16), ("bfloat", 16), ("float", 32), ("float", 64)])
+def test_valid_call_says_what_is_missing(dtype, version):
+    call = make_call(dtype=dtype)
+    for row in call:
+        for array in row:
+            array.version = version
+    with pytest.raises(RuntimeError, match=NOT_RUN):
+        run(call)
+    check_returned(call)
+    assert all(array.deleted == 1 for row in call for array in row)
+    name = b"used_dltensor" if version is None else b"used_dltensor_versioned"
+    assert capsule_name(call[0][0].capsules[0]) == name
+
+
+@pytest.mark.skipif(not CUDA, reason="built without CUDA")
+def test_error_is_gone_after_it_was_raised():
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match=NOT_RUN):
+            run(make_call())
+
+
+def test_empty_list_needs_no_gpu():
+    kernels.fused_adadelta_apply([], [], [], [], learning_rate=1.0)
+
+
+def test_strides_that_do_not_matter():
+    call = make_call(shape=(3, 1, 2), strides=(2, 77, 1))
+    with pytest.raises(RuntimeError, match=NOT_RUN):
+        run(call)
+
+
+def test_hyperparameters_on_the_device():
+    scalars = [DeviceArray((), ("float", 64)) for _ in range(3)]
+    call = make_call()
+    with pytest.raises(RuntimeError, match=NOT_RUN):
+        run(call, learning_rate=scalars[0], rho=scalars[1], epsilon=scalars[2])
+    check_returned([*call, scalars])
+
+
+@pytest.mark.parametrize(
+    "scalar, error, message",
+    [
+        (DeviceArray((), ("float", 32)), TypeError, "rho has dtype float32, expected float64"),
+        (DeviceArray((1,), ("float", 64)), ValueError, "rho has 1 dimensions, expected a scalar"),
+        (
+            DeviceArray((), ("float", 64), device=(2, 1)),
+            ValueError,
+            r"rho is on CUDA device 1, expected 0, that of variables\[0\]",
+        ),
+        (DeviceArray((), ("float", 64), offset=4), ValueError, "rho is not aligned"),
+        ("many", ValueError, "could not convert"),
+    ],
+)
+def test_bad_hyperparameter(scalar, error, message):
+    call = make_call()
+    with pytest.raises(error, match=message):
+        run(call, rho=scalar)
+    check_returned(call)
+
+
+@pytest.mark.parametrize("stream, told", [(None, 1), (0, 1), (1, 1), (12345, 12345)])
+def test_arrays_are_told_the_stream(stream, told):
+    call = make_call()
+    with pytest.raises(RuntimeError, match=NOT_RUN):
+        run(call, stream=stream)
+    assert {stream for row in call for array in row for stream in array.streams} == {told}
+
+
+def set_array(role, i, value):
+    def spoil(call):
+        call[role][i] = value()
+
+    return spoil
+
+
+def set_field(role, i, field, value):
+    return lambda call: setattr(call[role][i], field, value)
+
+
+BAD = {
+    "list length": (lambda c: c[1].pop(), ValueError, "accums has 1 arrays, expected 2"),
+    "shape": (
+        set_field(1, 1, "shape", (5,)),
+        ValueError,
+        r"accums[1] has shape (5,), expected (4,), the shape of its variable",
+    ),
+    "dtype": (
+        set_field(3, 1, "dtype", ("float", 64)),
+        TypeError,
+        "grads[1] has dtype float64, expected float32, the dtype of variables[0]",
+    ),
+    "unserved dtype": (
+        lambda c: [setattr(array, "dtype", ("uint", 8)) for row in c for array in row],
+        TypeError,
+        "variables[0] has dtype uint8, expected float16",
+    ),
+    "strides": (
+        lambda c: set_field(2, 1, "strides", (2,))(c),
+        ValueError,
+        "accum_updates[1] is not C-contiguous",
+    ),
+    "read-only": (
+        set_field(0, 1, "read_only", True),
+        ValueError,
+        "variables[1] is read-only",
+    ),
+    "alignment": (set_field(3, 0, "offset", 2), ValueError, "grads[0] is not aligned"),
+    "same memory": (
+        lambda c: setattr(c[3][0], "address", c[0][0].address + 12),
+        ValueError,
+        "variables[0] and grads[0] share memory",
+    ),
+    "other GPU": (
+        set_array(2, 0, lambda: DeviceArray(device=(2, 3))),
+        ValueError,
+        "accum_updates[0] is on CUDA device 3, expected 0, that of variables[0]",
+    ),
+    "CPU": (
+        set_array(1, 0, lambda: DeviceArray(device=(1, 0))),
+        TypeError,
+        "accums[0] is a DeviceArray on a device of DLPack's type 1, expected one on a CUDA device",
+    ),
+    "NumPy": (
+        set_array(3, 1, lambda: np.ones(4, np.float32)),
+        TypeError,
+        "grads[1] is a numpy.ndarray, expected an array on the GPU",
+    ),
+    "no array": (set_array(3, 1, lambda: [1.0]), TypeError, "grads[1] is of type list, expected"),
+    "lies about its device": (
+        set_field(1, 1, "device_in_capsule", (1, 0)),
+        ValueError,
+        "accums[1] is on device 0 of DLPack's type 1, expected CUDA device 0",
+    ),
+    "future version": (
+        set_field(2, 0, "version", (2, 0)),
+        BufferError,
+        "accum_updates[0] comes by version 2 of DLPack, expected 0 or 1",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", BAD)
+def test_bad_input(mistake):
+    spoil, error, message = BAD[mistake]
+    call = make_call()
+    spoil(call)
+    with pytest.raises(error, match=re.escape(message)):
+        run(call)
+    check_returned(call)
+
+
+def test_gradients_may_be_shared_and_read_only():
+    call = make_call()
+    call[3][0].read_only = True
+    call[3][1] = call[3][0]
+    with pytest.raises(RuntimeError, match=NOT_RUN):
+        run(call)
+    check_returned([call[0]])
+
+
+def test_capsule_that_was_used_already():
+    call = make_call()
+    capsule = call[1][0].__dlpack__(stream=1)
+    with pytest.raises(RuntimeError, match=NOT_RUN):
+        call[1][0].__dlpack__ = lambda **_: capsule
+        run(call)
+    with pytest.raises(TypeError, match=r"accums\[0\].__dlpack__\(\) gave no capsule of DLPack"):
+        run(call)
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"num_threads": 2}, "num_threads is 2, expected None for arrays on a GPU"),
+        ({"instruction_set": "avx2"}, "instruction_set is 'avx2', expected None for arrays on a"),
+        ({"stream": -1}, "stream is -1, expected the handle of a CUDA stream"),
+    ],
+)
+def test_settings_that_do_not_go_with_a_gpu(settings, message):
+    with pytest.raises(ValueError, match=message):
+        run(make_call(), **settings)
+
+
+@pytest.mark.parametrize("stream", ["main", True, 1.0])
+def test_stream_is_a_handle(stream):
+    with pytest.raises(TypeError, match=f"stream is {stream!r}, expected an int, the handle"):
+        run(make_call(), stream=stream)
+
+
+@pytest.mark.parametrize("stream, told", [(None, -1), (77, -1), (0, 1), (1, 1), (5, 5)])
+def test_nothing_waits_for_the_current_stream(monkeypatch, stream, told):
+    monkeypatch.setattr(_device_arrays, "_current_stream", lambda array, device: 77)
+    call = make_call()
+    with pytest.raises(RuntimeError, match=NOT_RUN):
+        run(call, stream=stream)
+    assert {stream for row in call for array in row for stream in array.streams} == {told}
+
+
+def test_stream_does_not_go_with_numpy():
+    arrays = [np.ones(3, np.float32) for _ in range(4)]
+    with pytest.raises(ValueError, match="stream is 0, expected None for arrays on the CPU"):
+        kernels.fused_adadelta_apply(*arrays, learning_rate=1.0, stream=0)
+
+
+def test_copy_streams_is_for_the_cpu():
+    with pytest.raises(TypeError, match=r"copy_streams takes numpy.ndarray only"):
+        kernels.copy_streams(*make_call())

@@ -1,0 +1,93 @@
+"""The CUDA kernel on arrays of other libraries, which hand them over by DLPack."""
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tf_adadelta import _kernels
+
+_CUDA_DEVICE_TYPES = (2, 13)  # DLPack's kDLCUDA and kDLCUDAManaged.
+_LEGACY_DEFAULT_STREAM = 1  # As DLPack and CUDA count; 0 would be ambiguous.
+_IN_ORDER = -1  # DLPack's word for arrays that need not wait for anything.
+
+
+def is_device_array(value: Any) -> bool:
+    """Returns whether a value is an array of another library that speaks DLPack."""
+    return hasattr(value, "__dlpack_device__") and not isinstance(value, np.ndarray)
+
+
+def fused_adadelta_apply(
+    lists: dict[str, Sequence[Any]], hyperparameters: dict[str, Any], stream: int | None
+) -> None:
+    """Queues the update of the arrays of four lists, not all of NumPy.
+
+    See `tf_adadelta.kernels.fused_adadelta_apply`.
+    """
+    device = _check_devices(lists, hyperparameters)
+    if stream is not None and (isinstance(stream, bool) or not isinstance(stream, int)):
+        raise TypeError(f"stream is {stream!r}, expected an int, the handle of a CUDA stream")
+    if stream is not None and stream < 0:
+        raise ValueError(f"stream is {stream}, expected the handle of a CUDA stream")
+    current = _current_stream(next(filter(None, lists.values()))[0], device)
+    if stream is None:
+        stream = current
+    # On the current stream the work follows whatever made the arrays; on another one, and where the
+    # current one is not known, their library has to make that stream wait.
+    stream = stream or _LEGACY_DEFAULT_STREAM
+    in_order = current is not None and stream == (current or _LEGACY_DEFAULT_STREAM)
+    wait = _IN_ORDER if in_order else stream
+    _kernels.fused_adadelta_apply_on_device(
+        *([_capsule(array, wait) for array in arrays] for arrays in lists.values()),
+        *(
+            _capsule(value, wait) if is_device_array(value) else float(value)
+            for value in hyperparameters.values()
+        ),
+        stream,
+    )
+
+
+def _check_devices(lists: dict[str, Sequence[Any]], hyperparameters: dict[str, Any]) -> int:
+    """Returns the number of the CUDA device that all arrays are on."""
+    named = [
+        (f"{name}[{i}]", array) for name, arrays in lists.items() for i, array in enumerate(arrays)
+    ]
+    named += [(name, value) for name, value in hyperparameters.items() if is_device_array(value)]
+    expected, expected_of = None, None
+    for name, array in named:
+        if isinstance(array, np.ndarray):
+            raise TypeError(f"{name} is a numpy.ndarray, expected an array on the GPU like others")
+        device_type, device = map(int, array.__dlpack_device__())
+        if device_type not in _CUDA_DEVICE_TYPES:
+            raise TypeError(
+                f"{name} is a {type(array).__name__} on a device of DLPack's type {device_type}, "
+                "expected one on a CUDA device (arrays on the CPU are taken as numpy.ndarray)"
+            )
+        if expected is None:
+            expected, expected_of = device, name
+        if device != expected:
+            raise ValueError(
+                f"{name} is on CUDA device {device}, expected {expected}, that of {expected_of}"
+            )
+    return expected
+
+
+def _current_stream(array: Any, device: int) -> int | None:
+    """Returns the handle of the current stream of the array's library, None if it has none."""
+    library = type(array).__module__.partition(".")[0]
+    if library == "torch":
+        return sys.modules["torch"].cuda.current_stream(device).cuda_stream
+    if library == "cupy":
+        cupy = sys.modules["cupy"]
+        with cupy.cuda.Device(device):
+            return cupy.cuda.get_current_stream().ptr
+    return None
+
+
+def _capsule(array: Any, wait: int) -> Any:
+    """Returns the array as a capsule; its library makes the stream `wait` do so."""
+    try:
+        return array.__dlpack__(stream=wait, max_version=(1, 0))
+    except TypeError:  # From before version 1.
+        return array.__dlpack__(stream=wait)
