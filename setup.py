@@ -109,7 +109,16 @@ def extras() -> dict[str, list[str]]:
         "and-cuda": ["tensorflow[and-cuda]" + pin],
         "demo": [present, "mlxtend", *plot],
         "bench": [present, *plot],
-        "test": [present, "pytest", "setuptools>=77", "cmake", "ninja", "pybind11", *plot],
+        "test": [
+            present,
+            "pytest",
+            "hypothesis",
+            "setuptools>=77",
+            "cmake",
+            "ninja",
+            "pybind11",
+            *plot,
+        ],
     }
 
 
