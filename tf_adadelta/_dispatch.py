@@ -1,10 +1,11 @@
 """Decides which variables of an optimizer go to the fused op, and says why the others do not."""
 
+import copy
 import dataclasses
 import itertools
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -17,12 +18,14 @@ _DEVICE_TYPES = ("CPU",)
 _XLA = build_info()["xla"]
 
 Slots = tuple[tf.Variable, tf.Variable]
+Hyperparameters = Callable[[str, tf.DType], Mapping[str, Any]]
 
 
 @dataclasses.dataclass
 class _Group:
     """Variables of one dtype on one device: one call of the op."""
 
+    device: str
     dtype: tf.DType
     positions: list[int] = dataclasses.field(default_factory=list)
     variables: list[tf.Tensor] = dataclasses.field(default_factory=list)
@@ -58,12 +61,19 @@ class Dispatcher:
         self,
         variables: Sequence[tf.Variable],
         grads: Sequence[Any],
-        *,
-        learning_rate: Any,
-        rho: Any,
-        epsilon: Any,
-    ) -> list[int]:
-        """Updates the variables that the op serves; returns the positions of the others.
+        hyperparameters: Hyperparameters,
+    ) -> tuple[list[tf.Operation], list[int]]:
+        """Updates the variables that the op serves.
+
+        Args:
+            variables: The variables of one step.
+            grads: Their gradients.
+            hyperparameters: Called with a device and a dtype; returns `learning_rate`, `rho` and
+                `epsilon`, scalars, for the variables of that dtype there.
+
+        Returns:
+            The operations that update, in a graph (none in eager execution), and the positions of
+            the variables that are left to the stock update.
 
         Raises:
             RuntimeError: There are others, and TF_ADADELTA_STRICT=1.
@@ -71,23 +81,25 @@ class Dispatcher:
         reason = _why_none_is_served()
         if reason is not None:
             self._report(reason)
-            return list(range(len(variables)))
+            return [], list(range(len(variables)))
         plan = self._plan_for(variables, grads)
-        if plan.groups:
-            hyperparameters = {
-                "learning_rate": ops.as_hyperparameter(learning_rate),
-                "rho": ops.as_hyperparameter(rho),
-                "epsilon": ops.as_hyperparameter(epsilon),
-            }
+        operations = []
         for group in plan.groups:
-            ops.apply_handles(
+            values = hyperparameters(group.device, group.dtype)
+            operation = ops.apply_handles(
                 group.variables,
                 group.accums,
                 group.accum_updates,
                 [_as_dtype(grads[position], group.dtype) for position in group.positions],
-                **hyperparameters,
+                **{name: ops.as_hyperparameter(value) for name, value in values.items()},
             )
-        return plan.unserved
+            if operation is not None:
+                operations.append(operation)
+        return operations, plan.unserved
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Dispatcher":
+        # A plan holds the handles of the slots; those of a copied optimizer are others.
+        return Dispatcher(self._name, copy.deepcopy(self._slots, memo))
 
     def _plan_for(self, variables: Sequence[tf.Variable], grads: Sequence[Any]) -> _Plan:
         # A plan holds only as long as every gradient is of the same kind, dense or sparse.
@@ -102,7 +114,7 @@ class Dispatcher:
     def _make_plan(
         self, key: tuple, variables: Sequence[tf.Variable], grads: Sequence[Any]
     ) -> _Plan:
-        groups: dict[tuple[tf.DType, str], _Group] = {}
+        groups: dict[tuple[str, tf.DType], _Group] = {}
         unserved: dict[str, list[int]] = {}
         seen: set[int] = set()
         for position, (variable, grad) in enumerate(zip(variables, grads)):
@@ -110,7 +122,8 @@ class Dispatcher:
             if reason is not None:
                 unserved.setdefault(reason, []).append(position)
                 continue
-            group = groups.setdefault((variable.dtype, variable.device), _Group(variable.dtype))
+            place = (variable.device, variable.dtype)
+            group = groups.setdefault(place, _Group(*place))
             accum, accum_update = self._slots(variable)
             group.positions.append(position)
             group.variables.append(variable.handle)
@@ -154,10 +167,17 @@ def _why_not_served(variable: Any, grad: Any, seen: set[int]) -> str | None:
         return "has a sparse gradient (tf.IndexedSlices)"
     if variable.dtype not in ops.DTYPES:
         return f"has dtype {variable.dtype.name}"
-    device = tf.DeviceSpec.from_string(variable.device).device_type
+    device = _device_type(variable)
     if device not in _DEVICE_TYPES:
         return f"is on a device of type {device}, for which tf_adadelta has no kernel"
     return None
+
+
+def _device_type(variable: tf.Variable) -> str:
+    device_type = tf.DeviceSpec.from_string(variable.device).device_type
+    if device_type is None:  # In a graph that is yet to be placed: on a GPU where there is one.
+        return "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
+    return device_type
 
 
 def _as_dtype(grad: Any, dtype: tf.DType) -> tf.Tensor:

@@ -105,13 +105,12 @@ class Adadelta(keras.optimizers.Adadelta):
             variable.value if isinstance(variable, keras.Variable) else variable
             for variable in trainable_variables
         ]
-        unserved = self._dispatcher.apply(
-            variables,
-            grads,
-            learning_rate=learning_rate,
-            rho=self.rho,
-            epsilon=self.epsilon,
-        )
+        hyperparameters = {
+            "learning_rate": learning_rate,
+            "rho": self.rho,
+            "epsilon": self.epsilon,
+        }
+        _, unserved = self._dispatcher.apply(variables, grads, lambda *_: hyperparameters)
         if unserved:
             super()._backend_update_step(
                 [grads[position] for position in unserved],
