@@ -10,17 +10,17 @@ from benchmarks.contestants import FUSED, LIMIT
 from benchmarks.results import CaseResult, Run
 
 # A background of its own, so that it reads the same on a light and on a dark page.
-_BACKGROUND = "#fbfaf7"
-_TEXT = "#26323b"
-_FUSED = "#d9622b"
-_OTHER = "#9fb0bb"
+BACKGROUND = "#fbfaf7"
+TEXT = "#26323b"
+ACCENT = "#d9622b"
+MUTED = "#9fb0bb"
 
 
 def write_plot(run: Run, path: Path) -> None:
     """Draws the bandwidth of every contestant, one panel a case, the limit as a line."""
-    colors = dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), _TEXT)
+    colors = dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), TEXT)
     with matplotlib.rc_context({"font.size": 9, **colors}):
-        figure = Figure(figsize=(11, 3.6), facecolor=_BACKGROUND, layout="constrained")
+        figure = Figure(figsize=(11, 3.6), facecolor=BACKGROUND, layout="constrained")
         panels = figure.subplots(1, len(run.cases), sharey=True)
         for panel, case in zip(panels, run.cases):
             _draw_case(panel, case)
@@ -35,18 +35,18 @@ def _draw_case(panel: Axes, case: CaseResult) -> None:
     bars = panel.barh(
         [row.name for row in rows],
         [row.gigabytes_per_second for row in rows],
-        color=[_FUSED if row.name in FUSED.values() else _OTHER for row in rows],
+        color=[ACCENT if row.name in FUSED.values() else MUTED for row in rows],
     )
-    panel.axvline(limit, color=_TEXT, linewidth=1, linestyle="--")
+    panel.axvline(limit, color=TEXT, linewidth=1, linestyle="--")
     panel.bar_label(
         bars,
         [f"{row.median_ms:.3g} ms" for row in rows],
         padding=4,
         fontsize=8,
-        bbox={"facecolor": _BACKGROUND, "edgecolor": "none", "pad": 1},  # Hides the line behind it.
+        bbox={"facecolor": BACKGROUND, "edgecolor": "none", "pad": 1},  # Hides the line behind it.
     )
     panel.set_title(f"{case.name}  (dashed: limit, {limit:.3g} GB/s)", fontsize=9)
     panel.margins(x=0.25)
-    panel.set_facecolor(_BACKGROUND)
+    panel.set_facecolor(BACKGROUND)
     panel.spines[["top", "right", "left"]].set_visible(False)
     panel.tick_params(axis="y", length=0)

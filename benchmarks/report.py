@@ -42,7 +42,7 @@ def tables(run: Run) -> str:
 
 def write_markdown(run: Run, path: Path, plot: str) -> None:
     """Writes the report, which shows the plot of that file name."""
-    environment = _table(
+    environment = markdown_table(
         ("", ""), [(name, str(value)) for name, value in run.environment.items()], "<<"
     )
     parts = [
@@ -59,7 +59,7 @@ def write_markdown(run: Run, path: Path, plot: str) -> None:
 def _targets(targets: Sequence[TargetResult]) -> str:
     missed = sum(not target.met for target in targets)
     verdict = f"{len(targets) - missed} of {len(targets)} met, {missed} NOT met."
-    table = _table(
+    table = markdown_table(
         ("case", "target", "measured", "wanted", ""),
         [
             (
@@ -77,7 +77,7 @@ def _targets(targets: Sequence[TargetResult]) -> str:
 
 
 def _case(case: CaseResult) -> str:
-    table = _table(
+    table = markdown_table(
         ("contestant", "median ms", "quartiles ms", "GB/s", "of the limit", "× fused"),
         list(map(_cells, case.rows)),
         "<>>>>>",
@@ -100,7 +100,7 @@ def _cells(row: Row) -> tuple[str, ...]:
     )
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]], alignment: str) -> str:
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], alignment: str) -> str:
     """Lays out a Markdown table; `alignment` has a `<` or a `>` for each column."""
     widths = [max(3, *map(len, column)) for column in zip(header, *rows)]
     rule = [

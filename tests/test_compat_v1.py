@@ -85,7 +85,7 @@ class Session:
         return self
 
     def state(self):
-        return self.session.run([*self.variables, *sum(self.slots, []), self.global_step])
+        return self.session.run([*self.variables, *self.slots[0], *self.slots[1], self.global_step])
 
     def save(self, path):
         with self.graph.as_default():
@@ -293,7 +293,7 @@ def test_reference_variables(not_strict):
 
 
 def test_reference_variables_are_an_error_in_strict_mode():
-    with pytest.raises(RuntimeError, match="is a RefVariable.*TF_ADADELTA_STRICT=1"):
+    with pytest.raises(RuntimeError, match=r"is a RefVariable.*TF_ADADELTA_STRICT=1"):
         Session(FUSED, use_resource=False)
 
 

@@ -1,4 +1,4 @@
-"""tf_adadelta.tf_keras.Adadelta beside tf_keras.optimizers.Adadelta: same inputs, same everything."""
+"""tf_adadelta.tf_keras.Adadelta beside its stock class: same inputs, same everything."""
 
 import warnings
 

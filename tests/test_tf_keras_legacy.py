@@ -243,7 +243,7 @@ def test_malformed_name():
     """An empty name is replaced; one that no operation can have is an error in a graph."""
     assert FUSED(name="").get_config()["name"].startswith("adadelta")
     for make in OPTIMIZERS:
-        with pytest.raises(ValueError, match="not a valid root scope name|not a valid scope name"):
+        with pytest.raises(ValueError, match="is not a valid root scope name"):
             run(make, tf.function, steps=1, name="!?")
 
 
@@ -431,7 +431,6 @@ def test_apply_gradients_returns_an_operation_of_that_name(name):
 
 
 def test_apply_gradients_malformed():
-    variables = make_variables()
     for make in OPTIMIZERS:
         for malformed in ([1, 2], 5, [None]):
             with pytest.raises(TypeError):
