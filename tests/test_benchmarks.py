@@ -38,7 +38,7 @@ def test_paper(tmp_path):
     assert experiment["quick"]
     learned = min(cell["errors"][0] for cell in experiment["cells"])
     assert learned < 0.3
-    assert all(0 < step for curve in experiment["curves"] for step in curve["percentiles"][-1])
+    assert all(step > 0 for curve in experiment["curves"] for step in curve["percentiles"][-1])
     assert "--quick" in (tmp_path / "paper.md").read_text()
     assert (tmp_path / "paper.png").stat().st_size < 200_000
 
