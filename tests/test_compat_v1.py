@@ -364,39 +364,6 @@ def test_object_based_checkpoint(tmp_path, writer, reader):
         )
 
 
-def test_strategies(not_strict):
-    """In graph mode and in TF2 behaviour: the stock update, gradients summed over the replicas."""
-    program = """
-        import numpy as np, tensorflow as tf
-        cpu = tf.config.list_physical_devices("CPU")[0]
-        tf.config.set_logical_device_configuration(
-            cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-        from tf_adadelta.compat import v1
-        results = []
-        for make in (tf.compat.v1.train.AdadeltaOptimizer, v1.AdadeltaOptimizer):
-            strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-            with strategy.scope():
-                variable = tf.Variable([1.0, 2.0])
-                optimizer = make(1.0)
-            @tf.function
-            def step():
-                def replica():
-                    rank = tf.distribute.get_replica_context().replica_id_in_sync_group
-                    grad = tf.ones(2) * tf.cast(rank + 1, tf.float32)
-                    optimizer.apply_gradients([(grad, variable)])
-                strategy.run(replica)
-            for _ in range(2):
-                step()
-            accum = optimizer.get_slot(variable, "accum")
-            results.append([variable.numpy(), accum.values[0].numpy(), accum.values[1].numpy()])
-        for stock, fused in zip(*results):
-            np.testing.assert_allclose(stock, fused, rtol=1e-6)
-        np.testing.assert_allclose(results[1][1], 9 * 0.05 * (1 + 0.95), rtol=1e-5)
-        """
-    result = check_program(program, TF_ADADELTA_STRICT="0")
-    assert result.stderr.count("runs under the distribution strategy MirroredStrategy") == 1
-
-
 def test_tensorflow_1_behaviour():
     """As a program of TensorFlow 1 turns it on for the whole process."""
     program = """

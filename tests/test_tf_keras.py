@@ -16,7 +16,6 @@ from classic import (
     run_both,
 )
 from oracle import Oracle
-from subprocesses import check_program
 
 tf_keras = pytest.importorskip("tf_keras")
 
@@ -256,31 +255,6 @@ def test_sparse(not_strict, dtype):
     )
     sparse, _ = run(FUSED, eagerly, dtype=dtype, grads_of=grads_of)
     assert_close(sparse.variables, dense.variables, dtype)
-
-
-def test_mirrored_strategy(not_strict):
-    """The stock update under a strategy: gradients of the replicas are summed first."""
-    program = """
-        import numpy as np, tensorflow as tf
-        cpu = tf.config.list_physical_devices("CPU")[0]
-        tf.config.set_logical_device_configuration(
-            cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-        import tf_keras
-        from tf_adadelta import tf_keras as fused_api
-        x, y = np.random.rand(64, 8).astype("f"), np.random.rand(64, 1).astype("f")
-        losses = []
-        for make in (tf_keras.optimizers.Adadelta, fused_api.Adadelta):
-            tf_keras.utils.set_random_seed(0)
-            with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
-                model = tf_keras.Sequential([tf_keras.layers.Dense(4, input_shape=(8,)),
-                                             tf_keras.layers.Dense(1)])
-                model.compile(make(1.0), loss="mse")
-            history = model.fit(x, y, epochs=2, batch_size=16, shuffle=False, verbose=0)
-            losses.append(history.history["loss"])
-        np.testing.assert_allclose(*losses, rtol=1e-5)
-        """
-    result = check_program(program, TF_ADADELTA_STRICT="0")
-    assert result.stderr.count("runs under the distribution strategy MirroredStrategy") == 1
 
 
 @pytest.mark.parametrize(
