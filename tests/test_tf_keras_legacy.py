@@ -44,7 +44,7 @@ directions = pytest.mark.parametrize("writer, reader", DIRECTIONS, ids=IDS)
 def _fresh_tf_keras():
     tf_keras.utils.set_random_seed(0)
     yield
-    tf_keras.backend.clear_session()
+    tf_keras.backend.reset_uids()
 
 
 def eagerly(step):
@@ -149,7 +149,7 @@ def test_keeps_learning_where_adagrad_stops():
 def test_effective_step_tends_to_one():
     """Section 4.3: where the gradients are small, epsilon dominates both roots."""
     variable = tf.Variable(1.0)
-    optimizer = FUSED(1.0, epsilon=1e-6)
+    optimizer = FUSED(1.0, rho=0.9, epsilon=1e-6)
     for _ in range(50):
         optimizer.apply_gradients([(2 * variable, variable)])
 
@@ -509,9 +509,10 @@ def test_aggregation_under_a_strategy(not_strict):
                 strategy.run(replica)
             for _ in range(2):
                 step()
-            variables = optimizer.variables
-            variables = variables() if callable(variables) else variables
-            accum = next(v for v in variables if v.shape == [2])  # The first of the slots.
+            if hasattr(optimizer, "get_slot"):
+                accum = optimizer.get_slot(variable, optimizer.get_slot_names()[0])
+            else:
+                accum = optimizer._accumulated_grads[0]
             return [variable.values[0], accum.values[0], accum.values[1]]
 
         decayed = 0.05 * (1 + 0.95)
@@ -1003,7 +1004,7 @@ def without_registration(wanted):
 
 def test_every_test_of_the_page_exists():
     table = (Path(__file__).parents[1] / "docs" / "tf_keras_legacy.md").read_text("utf-8")
-    rows = [line for line in table.splitlines() if line.startswith("| ")][1:]
+    rows = [line for line in table.splitlines() if re.match(r"\| (?!:|the )", line)]
     assert len(rows) > 40
     for row in rows:
         names = re.findall(r"`(\w+\.py)::([\w:]+)`", row)

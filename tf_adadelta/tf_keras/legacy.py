@@ -70,6 +70,7 @@ class Adadelta(tf_keras.optimizers.legacy.Adadelta):
     def _slots_of(self, variable: tf.Variable) -> tuple[tf.Variable, tf.Variable]:
         return self.get_slot(variable, "accum_grad"), self.get_slot(variable, "accum_var")
 
+    @tf.autograph.experimental.do_not_convert  # A strategy's merge_call asks for it.
     def _distributed_apply(
         self,
         distribution: tf.distribute.Strategy,

@@ -98,6 +98,7 @@ class Adadelta(tf_keras.optimizers.Adadelta):
         index = self._index_dict[key]
         return self._accumulated_grads[index], self._accumulated_delta_vars[index]
 
+    @tf.autograph.experimental.do_not_convert  # A strategy's merge_call asks for it.
     def _distributed_apply_gradients_fn(
         self,
         distribution: tf.distribute.Strategy,
