@@ -327,6 +327,16 @@ def test_constraint_on_a_sparse_variable(not_strict):
         np.testing.assert_array_equal(variables[1].numpy(), before)
 
 
+def test_a_step_that_fails_half_way_is_forgotten(not_strict):
+    constrained = make_variables(constraint=lambda value: value)[0]
+    free = tf.Variable([1.0, 2.0])
+    optimizer = FUSED(1.0)
+    with pytest.raises(RuntimeError, match="constraint function on a sparse variable"):
+        optimizer.apply_gradients([(tf.ones(2), free), (make_slices(), constrained)])
+    optimizer.apply_gradients([(make_grads()[0], constrained)])
+    np.testing.assert_array_equal(free.numpy(), [1.0, 2.0])
+
+
 @directions
 @pytest.mark.parametrize("use_resource", [True, False])
 @pytest.mark.filterwarnings("ignore:tf_adadelta. optimizer")

@@ -205,6 +205,8 @@ def test_jit_compile_of_the_stock_update(not_strict):
             optimizer.apply_gradients(zip([*grads, grads[1] * 2], [*variables, variables[1]]))
         results.append([*variables, *optimizer.variables])
     assert_close(results[1], results[0])
+    compiled = super(FUSED, optimizer)._update_step_xla
+    assert compiled.experimental_get_tracing_count() == 1  # For the one that is left.
 
 
 def test_unknown_variable_is_an_error_with_nothing_written():
