@@ -115,12 +115,15 @@ tf_adadelta.Adadelta
     assert "TensorFlow 2.7.0 is running" in last and "Rebuild" in last
 
 
-def test_import_without_tensorflow():
-    program = """
+@pytest.mark.parametrize(
+    "name", ["tf_adadelta.Adadelta", "tf_adadelta.compat.v1", "tf_adadelta.tf_keras.legacy"]
+)
+def test_import_without_tensorflow(name):
+    program = f"""
 import sys; sys.modules["tensorflow"] = None
 import tf_adadelta
 print(tf_adadelta.build_info()["compiler"])
-from tf_adadelta import Adadelta
+{name}
 """
     result = run_program(program)
     assert result.stdout.strip() == tf_adadelta.build_info()["compiler"]

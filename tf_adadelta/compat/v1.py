@@ -6,10 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tf_adadelta import _library
 from tf_adadelta._dispatch import Dispatcher
-
-_library.load()
 
 
 @dataclasses.dataclass
