@@ -103,12 +103,16 @@ def extras() -> dict[str, list[str]]:
         pin = f"=={'.'.join(found[0]['version'].split('.')[:2])}.*"
     present = distribution + pin
     plot = ["matplotlib"]
+    tf_keras = ["tf-keras" + pin]
+    # tf-keras requires `tensorflow` by name: beside tensorflow-cpu it would bring a second one.
+    classic = tf_keras if distribution == "tensorflow" else []
     return {
         "tensorflow": ["tensorflow" + pin],
         "tensorflow-cpu": ["tensorflow-cpu" + pin],
         "and-cuda": ["tensorflow[and-cuda]" + pin],
+        "tf-keras": tf_keras,
         "demo": [present, "mlxtend", *plot],
-        "bench": [present, *plot],
+        "bench": [present, "mlxtend", *plot, *classic],
         "test": [
             present,
             "pytest",
@@ -118,6 +122,7 @@ def extras() -> dict[str, list[str]]:
             "ninja",
             "pybind11",
             *plot,
+            *classic,
         ],
     }
 

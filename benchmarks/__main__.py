@@ -11,7 +11,7 @@ from rich.progress import Progress
 
 from benchmarks import plot, report, results
 from benchmarks.cases import CASES, Case
-from benchmarks.contestants import CONTESTANTS, Work
+from benchmarks.contestants import CONTESTANTS, MISSING, Work
 from benchmarks.environment import describe_environment
 from benchmarks.targets import evaluate
 from benchmarks.timing import measure
@@ -82,6 +82,7 @@ def main() -> None:
     run = results.Run(
         quick=arguments.quick,
         environment=describe_environment(arguments.threads, load),
+        missing=MISSING,
         cases=case_results,
         targets=evaluate(case_results),
     )

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import importlib.util
 from collections.abc import Callable, Sequence
 
 import keras
@@ -19,6 +20,8 @@ NUMPY = "NumPy"
 EAGER = "eager"
 FUNCTION = "tf.function"
 JIT = "jit_compile"
+LEGACY_EAGER = "legacy eager"
+LEGACY_FUNCTION = "legacy tf.function"
 
 LIMIT = "limit"
 FUSED = {
@@ -26,8 +29,23 @@ FUSED = {
     EAGER: "fused eager",
     FUNCTION: "fused tf.function",
     JIT: "fused jit_compile",
+    LEGACY_EAGER: "fused legacy eager",
+    LEGACY_FUNCTION: "fused legacy tf.function",
 }
 """The fused contestant of each mode."""
+
+STOCK_LEGACY = {
+    LEGACY_EAGER: "tf_keras legacy eager",
+    LEGACY_FUNCTION: "tf_keras legacy tf.function",
+}
+"""The contestants of tf_keras.optimizers.legacy, which calls ResourceApplyAdadelta."""
+
+MISSING = (
+    []
+    if importlib.util.find_spec("tf_keras")
+    else [f"{' and '.join(STOCK_LEGACY.values())}: tf_keras is not installed"]
+)
+"""What is not measured, and why."""
 
 
 def zero_variables(shapes: Sequence[Shape]) -> list[keras.Variable]:
@@ -90,7 +108,7 @@ class Contestant:
 
 
 def _in_mode(step: Callable[[], None], mode: str) -> Callable[[], object]:
-    if mode == EAGER:
+    if mode in (EAGER, LEGACY_EAGER):
         return step
     function = tf.function(step, autograph=False, jit_compile=mode == JIT)
     # The concrete function: what a tf.function does in Python to find it is paid once per training
@@ -115,6 +133,27 @@ def _prepare_optimizer(
 
     def step() -> None:
         optimizer.apply(work.grad_tensors, variables)
+
+    return Prepared(_in_mode(step, mode), lambda: [value.numpy() for value in variables])
+
+
+def _prepare_legacy(work: Work, stock: bool, mode: str) -> Prepared:
+    if stock:
+        from tf_keras.optimizers.legacy import Adadelta
+    else:
+        from tf_adadelta.tf_keras.legacy import Adadelta
+
+    variables, accums, accum_updates = ([v.value for v in state] for state in work.state)
+    optimizer = Adadelta(learning_rate=LEARNING_RATE, rho=RHO, epsilon=EPSILON)
+    optimizer._create_hypers()
+    # The slots that are shared, where the optimizer would create its own.
+    optimizer._slots = {
+        variable._unique_id: {"accum_grad": accum, "accum_var": accum_update}
+        for variable, accum, accum_update in zip(variables, accums, accum_updates)
+    }
+
+    def step() -> None:
+        optimizer.apply_gradients(zip(work.grad_tensors, variables))
 
     return Prepared(_in_mode(step, mode), lambda: [value.numpy() for value in variables])
 
@@ -168,10 +207,22 @@ def _optimizer(
     return Contestant(name, mode, prepare)
 
 
+def _legacy() -> list[Contestant]:
+    if MISSING:
+        return []
+    return [
+        Contestant(name, mode, functools.partial(_prepare_legacy, stock=stock, mode=mode))
+        for stock, names in ((False, FUSED), (True, STOCK_LEGACY))
+        for mode, name in names.items()
+        if mode in STOCK_LEGACY
+    ]
+
+
 CONTESTANTS = (
     _limit(),
     _fused_kernel(),
     *(_optimizer(FUSED[mode], tf_adadelta.Adadelta, mode) for mode in (EAGER, FUNCTION, JIT)),
     *(_optimizer(f"Keras {m}", keras.optimizers.Adadelta, m) for m in (EAGER, FUNCTION, JIT)),
     Contestant("ResourceApplyAdadelta", FUNCTION, _prepare_stock_op),
+    *_legacy(),
 )

@@ -12,8 +12,8 @@ from benchmarks.results import CaseResult, Run
 # A background of its own, so that it reads the same on a light and on a dark page.
 BACKGROUND = "#fbfaf7"
 TEXT = "#26323b"
-FUSED_COLOR = "#d9622b"
-OTHER_COLOR = "#9fb0bb"
+ACCENT = "#d9622b"
+MUTED = "#9fb0bb"
 
 
 def write_plot(run: Run, path: Path) -> None:
@@ -35,7 +35,7 @@ def _draw_case(panel: Axes, case: CaseResult) -> None:
     bars = panel.barh(
         [row.name for row in rows],
         [row.gigabytes_per_second for row in rows],
-        color=[FUSED_COLOR if row.name in FUSED.values() else OTHER_COLOR for row in rows],
+        color=[ACCENT if row.name in FUSED.values() else MUTED for row in rows],
     )
     panel.axvline(limit, color=TEXT, linewidth=1, linestyle="--")
     panel.bar_label(

@@ -11,12 +11,15 @@ _HOW = f"""\
 - All contestants ran in one process on the same threads, one after the other in every round, in an
   order shuffled each round. A sample is the mean of a burst of calls of at least 20 ms, after one
   call that is not timed; the table has the median of the samples and their quartiles.
-- The contestants that update TensorFlow's variables in place (ours, ResourceApplyAdadelta, Keras
-  with `jit_compile`) do so in the same ones: where the pages of an array happen to lie makes a
-  difference of up to a quarter, from one run to the next, on a virtual machine.
+- The contestants that update TensorFlow's variables in place (ours, ResourceApplyAdadelta,
+  tf_keras's legacy class, Keras with `jit_compile`) do so in the same ones: where the pages of an
+  array happen to lie makes a difference of up to a quarter, from one run to the next, on a virtual
+  machine.
 - A step is one update of all variables of the case, float32, with everything around it that the
   optimizer does: the whole `optimizer.apply(grads, variables)` for Keras and for
-  `tf_adadelta.Adadelta`. `ResourceApplyAdadelta` and the NumPy kernel are the bare update.
+  `tf_adadelta.Adadelta`, the whole `apply_gradients` for `tf_keras.optimizers.legacy.Adadelta` and
+  `tf_adadelta.tf_keras.legacy.Adadelta`. `ResourceApplyAdadelta` and the NumPy kernel are the bare
+  update.
 - `tf.function` and `jit_compile` are timed as concrete functions: what a `tf.function` does in
   Python to find its graph is paid once per training step, whatever the optimizer.
 - GB/s counts the {BYTES_PER_ELEMENT} bytes an element that any update must move (variable, two
@@ -33,6 +36,8 @@ _HOW = f"""\
 def tables(run: Run) -> str:
     """Returns the targets and the tables of all cases."""
     parts = [_targets(run.targets), *map(_case, run.cases)]
+    if run.missing:
+        parts.insert(0, f"Not measured: {'; '.join(run.missing)}.")
     if run.quick:
         parts.insert(
             0, "**From `--quick`: few rounds, every eighth variable; no figures to rely on.**"

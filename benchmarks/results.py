@@ -72,10 +72,11 @@ class TargetResult:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """Everything that one run found out."""
+    """Everything that one run found out; `missing` says what it could not measure, and why."""
 
     quick: bool
     environment: dict[str, str | float]
+    missing: list[str]
     cases: list[CaseResult]
     targets: list[TargetResult]
 

@@ -20,7 +20,7 @@ from rich.progress import Progress
 import tf_adadelta
 from benchmarks.contestants import EAGER, EPSILON, FUNCTION, JIT, LEARNING_RATE, RHO, Prepared
 from benchmarks.environment import describe_environment
-from benchmarks.plot import BACKGROUND, FUSED_COLOR, OTHER_COLOR, TEXT
+from benchmarks.plot import ACCENT, BACKGROUND, MUTED, TEXT
 from benchmarks.report import markdown_table
 from benchmarks.timing import measure
 
@@ -250,7 +250,7 @@ def _plot(results: Sequence[tuple[Case, list[Row]]], path: Path) -> None:
         figure = Figure(figsize=(7, 3.4), facecolor=BACKGROUND, layout="constrained")
         panel = figure.subplots()
         growth = [(case, rows) for case, rows in results if case.name.endswith(" rows")]
-        for name, color in ((_EXACT[FUNCTION], FUSED_COLOR), (_KERAS, OTHER_COLOR)):
+        for name, color in ((_EXACT[FUNCTION], ACCENT), (_KERAS, MUTED)):
             times = [next(r.median_ms for r in rows if r.contestant == name) for _, rows in growth]
             panel.loglog([case.rows for case, _ in growth], times, "o-", color=color, label=name)
         panel.set_xlabel(f"rows of the table ({growth[0][0].count:,} of them touched in a step)")

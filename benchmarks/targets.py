@@ -3,7 +3,18 @@
 import dataclasses
 from collections.abc import Sequence
 
-from benchmarks.contestants import EAGER, FUNCTION, FUSED, JIT, LIMIT
+from benchmarks.contestants import (
+    EAGER,
+    FUNCTION,
+    FUSED,
+    JIT,
+    LEGACY_EAGER,
+    LEGACY_FUNCTION,
+    LIMIT,
+    MISSING,
+    NUMPY,
+    STOCK_LEGACY,
+)
 from benchmarks.results import CaseResult, TargetResult
 
 
@@ -34,13 +45,25 @@ def _faster_than(case: str, other: str, mode: str, wanted: float) -> Target:
     return Target(case, f"{other} / {FUSED[mode]}", other, (FUSED[mode],), wanted)
 
 
+_BY_ITSELF = tuple(FUSED[mode] for mode in (NUMPY, EAGER, FUNCTION, JIT))
+
+_LEGACY = (
+    ()
+    if MISSING
+    else (
+        _faster_than("resnet50", STOCK_LEGACY[LEGACY_EAGER], LEGACY_EAGER, 1.5),
+        _faster_than("resnet50", STOCK_LEGACY[LEGACY_FUNCTION], LEGACY_FUNCTION, 1.8),
+    )
+)
+
 TARGETS = (
     _of_limit("16M", FUNCTION, 0.90),
-    Target("16M", "fastest fused, of the limit", LIMIT, tuple(FUSED.values()), 0.90),
+    Target("16M", "fastest fused, of the limit", LIMIT, _BY_ITSELF, 0.90),
     _faster_than("16M", "Keras tf.function", FUNCTION, 6),
     _faster_than("16M", "ResourceApplyAdadelta", FUNCTION, 2),
     _faster_than("16M", "Keras jit_compile", JIT, 3),
     _of_limit("resnet50", FUNCTION, 0.70),
+    *_LEGACY,
     _faster_than("200x256", "Keras tf.function", FUNCTION, 2.5),
     _faster_than("200x256", "Keras eager", EAGER, 20),
 )

@@ -25,7 +25,7 @@ def pytest_configure(config):
 def _fresh_keras():
     keras.utils.set_random_seed(0)
     yield
-    keras.backend.clear_session()
+    keras.backend.clear_session(free_memory=False)  # Collecting garbage takes longer than a test.
 
 
 @pytest.fixture

@@ -84,6 +84,17 @@ print(extras()["demo"][0], extras()["test"][0], extras()["and-cuda"][0], sep="\\
     ]
 
 
+@pytest.mark.parametrize("distribution, brought", [("tensorflow", True), ("tensorflow-cpu", False)])
+def test_tf_keras_is_an_extra(distribution, brought):
+    """tf-keras requires `tensorflow`, and so must not come along beside tensorflow-cpu."""
+    program = f"""
+ask = lambda program, environment: {{"distribution": {distribution!r}, "version": "2.20.3"}}
+for name in ("tf-keras", "test", "bench"):
+    print("tf-keras==2.20.*" in extras()[name])
+"""
+    assert run_setup_functions(program).stdout.split() == ["True", str(brought), str(brought)]
+
+
 def test_mismatch_of_versions():
     with pytest.raises(ImportError, match=r"built against TensorFlow 2\.19\.1, but"):
         _build_info.check_tensorflow("2.21.0", "2.19.1")
@@ -104,12 +115,15 @@ tf_adadelta.Adadelta
     assert "TensorFlow 2.7.0 is running" in last and "Rebuild" in last
 
 
-def test_import_without_tensorflow():
-    program = """
+@pytest.mark.parametrize(
+    "name", ["tf_adadelta.Adadelta", "tf_adadelta.compat.v1", "tf_adadelta.tf_keras.legacy"]
+)
+def test_import_without_tensorflow(name):
+    program = f"""
 import sys; sys.modules["tensorflow"] = None
 import tf_adadelta
 print(tf_adadelta.build_info()["compiler"])
-from tf_adadelta import Adadelta
+{name}
 """
     result = run_program(program)
     assert result.stdout.strip() == tf_adadelta.build_info()["compiler"]

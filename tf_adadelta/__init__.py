@@ -1,7 +1,8 @@
 """Adadelta for TensorFlow as one fused pass over memory.
 
-`tf_adadelta.Adadelta` is a drop-in for `keras.optimizers.Adadelta`; `tf_adadelta.ops` are the
-TensorFlow ops below it and `tf_adadelta.kernels` the kernels on arrays below those.
+`tf_adadelta.Adadelta` is a drop-in for `keras.optimizers.Adadelta`; `tf_adadelta.tf_keras` and
+`tf_adadelta.compat.v1` have those for the older APIs. `tf_adadelta.ops` are the TensorFlow ops
+below them and `tf_adadelta.kernels` the kernels on arrays below those.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -9,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from tf_adadelta._build_info import build_info
 
 if TYPE_CHECKING:
-    from tf_adadelta import kernels, ops
+    from tf_adadelta import compat, kernels, ops, tf_keras
     from tf_adadelta.optimizer import Adadelta
 
-__all__ = ["Adadelta", "build_info", "kernels", "ops"]
+__all__ = ["Adadelta", "build_info", "compat", "kernels", "ops", "tf_keras"]
 
 # Imported at once, so that Keras knows the optimizer when it loads a model. Where TensorFlow is
 # missing or does not fit, the kernels and the build report still work, and whoever asks for
@@ -30,10 +31,10 @@ else:
 
 
 def __getattr__(name: str) -> Any:
-    if name == "kernels":
+    if name in ("compat", "kernels", "tf_keras"):  # Each with requirements of its own.
         import importlib
 
-        return importlib.import_module("tf_adadelta.kernels")
+        return importlib.import_module(f"tf_adadelta.{name}")
     if name in __all__ and _unavailable is not None:
         raise _unavailable
     raise AttributeError(f"module 'tf_adadelta' has no attribute '{name}'")

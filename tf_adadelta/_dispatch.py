@@ -1,10 +1,11 @@
-"""Decides which variables of an optimizer go to the fused op, and says why the others do not."""
+"""Decides which variables of an optimizer go to the fused ops, and says why the others do not."""
 
+import copy
 import dataclasses
 import itertools
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -12,27 +13,30 @@ from tensorflow.python.ops import control_flow_util
 
 from tf_adadelta import ops
 from tf_adadelta._build_info import REBUILD_WITH_CUDA, build_info
-from tf_adadelta._clocks import RowClock, as_slices, as_tensor, convert
+from tf_adadelta._clocks import RowClock
+from tf_adadelta._slices import as_slices, as_tensor, with_tensor_indices
 
 SPARSE_UPDATES = ("exact", "lazy")
 _DEVICE_TYPES = ("CPU", "GPU") if build_info()["cuda"] else ("CPU",)
 _XLA = build_info()["xla"]
 
 Slots = tuple[tf.Variable, tf.Variable]
+Hyperparameters = Callable[[str, tf.DType], Mapping[str, Any]]
 
 
 @dataclasses.dataclass
 class _Group:
     """Variables of one dtype on one device with gradients of one kind: one call of an op."""
 
+    device: str
     dtype: tf.DType
-    index_dtype: tf.DType | None  # None: dense gradients.
+    index_dtype: tf.DType | None  # None: as dense gradients.
     positions: list[int] = dataclasses.field(default_factory=list)
     variables: list[tf.Tensor] = dataclasses.field(default_factory=list)
     accums: list[tf.Tensor] = dataclasses.field(default_factory=list)
     accum_updates: list[tf.Tensor] = dataclasses.field(default_factory=list)
-    clocks: list[tf.Tensor] = dataclasses.field(default_factory=list)  # Empty: none has one.
-    rows: list[int] = dataclasses.field(default_factory=list)
+    clocks: list[RowClock] = dataclasses.field(default_factory=list)  # Of all or of none.
+    shapes: list[tf.TensorShape] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass
@@ -42,19 +46,23 @@ class _Plan:
     key: tuple
     variables: list[tf.Variable]  # Kept alive: their ids are the key.
     groups: list[_Group]
-    clocks: list[RowClock]
     unserved: list[int]
 
 
 class Dispatcher:
-    """Applies the fused op to what it serves and hands back the rest.
+    """Applies the fused ops to what they serve and hands back the rest.
 
     Args:
         name: The name of the optimizer, for its warnings.
         slots: Returns the pair (accum, accum_update) of a variable.
         sparse_update: "exact", where a sparse gradient has the result of the dense one, or "lazy",
             where rows without a gradient do not change.
-        on_clock: Called with a variable and its clock when its first sparse gradient comes.
+        on_clock: For slots whose rows may lag behind: called with a variable and its clock when its
+            first sparse gradient comes. None: the slots are what everybody sees, so that "exact"
+            takes the dense update.
+
+    Raises:
+        ValueError: `sparse_update` is neither.
     """
 
     def __init__(
@@ -62,18 +70,23 @@ class Dispatcher:
         name: str,
         slots: Callable[[tf.Variable], Slots],
         sparse_update: str,
-        on_clock: Callable[[tf.Variable, RowClock], None],
+        on_clock: Callable[[tf.Variable, RowClock], None] | None = None,
     ) -> None:
         if sparse_update not in SPARSE_UPDATES:
             raise ValueError(f"sparse_update is {sparse_update!r}, expected 'exact' or 'lazy'")
         self._name = name
         self._slots = slots
-        self._exact = sparse_update == "exact"
+        self._sparse_update = sparse_update
         self._on_clock = on_clock
         self._clocks: dict[Any, RowClock] = {}  # By variable.ref().
         self._in_graphs: set[Any] = set()  # Likewise: see keep_up_to_date.
         self._plan: _Plan | None = None
         self._warned: set[str] = set()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Dispatcher":
+        # A plan holds the handles of the slots; those of a copied optimizer are others.
+        slots, on_clock = copy.deepcopy((self._slots, self._on_clock), memo)
+        return Dispatcher(self._name, slots, self._sparse_update, on_clock)
 
     def keep_up_to_date(self, variable: tf.Variable) -> None:
         """Never lets the slots of a variable lag from now on, if they have not begun to.
@@ -87,12 +100,19 @@ class Dispatcher:
         self,
         variables: Sequence[tf.Variable],
         grads: Sequence[Any],
-        *,
-        learning_rate: Any,
-        rho: Any,
-        epsilon: Any,
-    ) -> list[int]:
-        """Updates the variables that the op serves; returns the positions of the others.
+        hyperparameters: Hyperparameters,
+    ) -> tuple[list[tf.Operation], list[int]]:
+        """Updates the variables that the ops serve.
+
+        Args:
+            variables: The variables of one step.
+            grads: Their gradients.
+            hyperparameters: Called with a device and a dtype; returns `learning_rate`, `rho` and
+                `epsilon`, scalars, for the variables of that dtype there.
+
+        Returns:
+            The operations that update, in a graph (none in eager execution), and the positions of
+            the variables that are left to the stock update.
 
         Raises:
             RuntimeError: There are others, and TF_ADADELTA_STRICT=1.
@@ -100,40 +120,20 @@ class Dispatcher:
         reason = _why_none_is_served()
         if reason is not None:
             self._report(reason)
-            return list(range(len(variables)))
-        grads = list(map(convert, grads))
-        plan = self._plan_for(variables, grads, rho)
-        if plan.groups:
-            hyperparameters = {
-                "learning_rate": ops.as_hyperparameter(learning_rate),
-                "rho": ops.as_hyperparameter(rho),
-                "epsilon": ops.as_hyperparameter(epsilon),
-            }
-        for clock in plan.clocks:
-            clock.set_rho(rho)
+            return [], list(range(len(variables)))
+        grads = list(map(with_tensor_indices, grads))
+        plan = self._plan_for(variables, grads)
+        operations = []
         for group in plan.groups:
-            values = [grads[position] for position in group.positions]
-            slots = (group.accums, group.accum_updates)
-            if group.index_dtype is None:
-                values = [
-                    _as_dtype(as_tensor(*pair), group.dtype) for pair in zip(values, group.rows)
-                ]
-                ops.apply_handles(group.variables, *slots, values, **hyperparameters)
-                continue
-            slices = [as_slices(*pair) for pair in zip(values, group.rows)]
-            ops.sparse_apply_handles(
-                group.variables,
-                *slots,
-                group.clocks,
-                [_as_dtype(grad.values, group.dtype) for grad in slices],
-                [grad.indices for grad in slices],
-                **hyperparameters,
+            values = hyperparameters(group.device, group.dtype)
+            operation = _apply_group(
+                group, [grads[position] for position in group.positions], values
             )
-        return plan.unserved
+            if operation is not None:
+                operations.append(operation)
+        return operations, plan.unserved
 
-    def _plan_for(
-        self, variables: Sequence[tf.Variable], grads: Sequence[Any], rho: float
-    ) -> _Plan:
+    def _plan_for(self, variables: Sequence[tf.Variable], grads: Sequence[Any]) -> _Plan:
         # A plan holds only as long as every gradient is of the same kind, dense or sparse.
         key = (
             tf.executing_eagerly(),
@@ -145,52 +145,52 @@ class Dispatcher:
             ),
         )
         if self._plan is None or self._plan.key != key:
-            self._plan = self._make_plan(key, variables, grads, rho)
+            self._plan = self._make_plan(key, variables, grads)
         return self._plan
 
     def _make_plan(
-        self, key: tuple, variables: Sequence[tf.Variable], grads: Sequence[Any], rho: float
+        self, key: tuple, variables: Sequence[tf.Variable], grads: Sequence[Any]
     ) -> _Plan:
         groups: dict[tuple, _Group] = {}
-        clocks: list[RowClock] = []
         unserved: dict[str, list[int]] = {}
         seen: set[int] = set()
         for position, (variable, grad) in enumerate(zip(variables, grads)):
-            reason = _why_not_served(variable, grad, seen)
+            reason = _why_not_served(variable, seen)
             if reason is not None:
                 unserved.setdefault(reason, []).append(position)
                 continue
             slots = self._slots(variable)
-            clock, index_dtype = self._kind(variable, slots, grad, rho)
-            key = (variable.dtype, variable.device, index_dtype, clock is None)
-            group = groups.setdefault(key, _Group(variable.dtype, index_dtype))
+            clock, index_dtype = self._kind(variable, slots, grad)
+            kind = (variable.device, variable.dtype, index_dtype)
+            group = groups.setdefault((*kind, clock is None), _Group(*kind))
             group.positions.append(position)
             group.variables.append(variable.handle)
             group.accums.append(slots[0].handle)
             group.accum_updates.append(slots[1].handle)
-            group.rows.append(variable.shape[0] if variable.shape.rank else 1)
+            group.shapes.append(variable.shape)
             if clock is not None:
-                clocks.append(clock)
-                group.clocks.append(clock.counts.handle)
+                group.clocks.append(clock)
         for reason, positions in unserved.items():
             name = variables[positions[0]].name.removesuffix(":0")
             others = f" (and {len(positions) - 1} more)" if len(positions) > 1 else ""
             self._report(reason, f"'{name}'{others} ")
         positions = sorted(itertools.chain.from_iterable(unserved.values()))
-        return _Plan(key, list(variables), list(groups.values()), clocks, positions)
+        return _Plan(key, list(variables), list(groups.values()), positions)
 
     def _kind(
-        self, variable: tf.Variable, slots: Slots, grad: Any, rho: float
+        self, variable: tf.Variable, slots: Slots, grad: Any
     ) -> tuple[RowClock | None, tf.DType | None]:
         """Returns the clock and the dtype of the indices for the update of a variable."""
         sparse = isinstance(grad, tf.IndexedSlices)
-        if not self._exact:
+        if self._sparse_update == "lazy":
             return None, grad.indices.dtype if sparse else None
-        clock = self._clocks.get(variable.ref())
-        if clock is None and not sparse and not tf.executing_eagerly():
+        if self._on_clock is None:
+            return None, None
+        if not sparse and not tf.executing_eagerly():
             self.keep_up_to_date(variable)
+        clock = self._clocks.get(variable.ref())
         if clock is None and sparse and variable.ref() not in self._in_graphs:
-            clock = self._clocks[variable.ref()] = RowClock(variable, slots, rho)
+            clock = self._clocks[variable.ref()] = RowClock(variable, slots)
             self._on_clock(variable, clock)
         if clock is None:
             return None, None
@@ -208,6 +208,28 @@ class Dispatcher:
             warnings.warn(message, stacklevel=2)
 
 
+def _apply_group(
+    group: _Group, grads: Sequence[Any], hyperparameters: Mapping[str, Any]
+) -> tf.Operation | None:
+    for clock in group.clocks:
+        clock.set_rho(hyperparameters["rho"])
+    scalars = {name: ops.as_hyperparameter(value) for name, value in hyperparameters.items()}
+    resources = (group.variables, group.accums, group.accum_updates)
+    if group.index_dtype is None:
+        tensors = [as_tensor(grad, shape) for grad, shape in zip(grads, group.shapes)]
+        return ops.apply_handles(
+            *resources, [_as_dtype(grad, group.dtype) for grad in tensors], **scalars
+        )
+    slices = [as_slices(grad, shape) for grad, shape in zip(grads, group.shapes)]
+    return ops.sparse_apply_handles(
+        *resources,
+        [clock.counts.handle for clock in group.clocks],
+        [_as_dtype(grad.values, group.dtype) for grad in slices],
+        [grad.indices for grad in slices],
+        **scalars,
+    )
+
+
 def _why_none_is_served() -> str | None:
     if tf.distribute.has_strategy():
         strategy = type(tf.distribute.get_strategy()).__name__
@@ -217,7 +239,7 @@ def _why_none_is_served() -> str | None:
     return None
 
 
-def _why_not_served(variable: Any, grad: Any, seen: set[int]) -> str | None:
+def _why_not_served(variable: Any, seen: set[int]) -> str | None:
     if not isinstance(variable, tf.Variable) or not hasattr(variable, "handle"):
         return f"is a {type(variable).__name__}, not a plain resource variable"
     if id(variable) in seen:
@@ -225,13 +247,20 @@ def _why_not_served(variable: Any, grad: Any, seen: set[int]) -> str | None:
     seen.add(id(variable))
     if variable.dtype not in ops.DTYPES:
         return f"has dtype {variable.dtype.name}"
-    device = tf.DeviceSpec.from_string(variable.device).device_type
-    if device not in _DEVICE_TYPES:
-        reason = f"is on a device of type {device}, for which tf_adadelta has no kernel"
-        if device == "GPU":
-            reason += f"; rebuild it with CUDA ({REBUILD_WITH_CUDA})"
-        return reason
-    return None
+    device = _device_type(variable)
+    return None if device in _DEVICE_TYPES else _no_kernel_for(device)
+
+
+def _device_type(variable: tf.Variable) -> str:
+    device_type = tf.DeviceSpec.from_string(variable.device).device_type
+    if device_type is None:  # In a graph that is yet to be placed: on a GPU where there is one.
+        return "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
+    return device_type
+
+
+def _no_kernel_for(device: str) -> str:
+    reason = f"is on a device of type {device}, for which tf_adadelta has no kernel"
+    return f"{reason}: rebuild it with CUDA, `{REBUILD_WITH_CUDA}`" if device == "GPU" else reason
 
 
 def _as_dtype(grad: Any, dtype: tf.DType) -> tf.Tensor:

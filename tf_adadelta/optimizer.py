@@ -5,8 +5,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tf_adadelta._clocks import sum_duplicates
 from tf_adadelta._dispatch import Dispatcher
+from tf_adadelta._slices import sum_duplicates
 from tf_adadelta._slot import Slot
 
 if keras.backend.backend() != "tensorflow":
@@ -151,13 +151,12 @@ class Adadelta(keras.optimizers.Adadelta):
         self, grads: list[Any], trainable_variables: list[Any], learning_rate: Any
     ) -> None:
         variables = list(map(_raw, trainable_variables))
-        unserved = self._dispatcher.apply(
-            variables,
-            grads,
-            learning_rate=learning_rate,
-            rho=self.rho,
-            epsilon=self.epsilon,
-        )
+        hyperparameters = {
+            "learning_rate": learning_rate,
+            "rho": self.rho,
+            "epsilon": self.epsilon,
+        }
+        _, unserved = self._dispatcher.apply(variables, grads, lambda *_: hyperparameters)
         if unserved:
             super()._backend_update_step(
                 [grads[position] for position in unserved],
