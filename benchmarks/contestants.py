@@ -21,11 +21,10 @@ FUNCTION = "tf.function"
 JIT = "jit_compile"
 
 LIMIT = "limit"
+FUSED_PREFIX = "fused "
 FUSED = {
-    NUMPY: "fused (NumPy)",
-    EAGER: "fused eager",
-    FUNCTION: "fused tf.function",
-    JIT: "fused jit_compile",
+    NUMPY: f"{FUSED_PREFIX}(NumPy)",
+    **{mode: FUSED_PREFIX + mode for mode in (EAGER, FUNCTION, JIT)},
 }
 """The fused contestant of each mode."""
 
@@ -80,7 +79,7 @@ class Contestant:
     Attributes:
         name: Its name in the results.
         mode: How it is executed: it is compared with the fused update in the same mode. None for
-            the limit, which is no update.
+            what is no update, such as the limit.
         prepare: Makes its variables.
     """
 
@@ -99,9 +98,10 @@ def _in_mode(step: Callable[[], None], mode: str) -> Callable[[], object]:
     return function.get_concrete_function()
 
 
-def _prepare_optimizer(
+def prepare_optimizer(
     work: Work, optimizer_class: type[keras.optimizers.Optimizer], mode: str
 ) -> Prepared:
+    """Prepares an optimizer of Keras, or ours."""
     # Keras puts its results into other memory at every step, unless XLA finds that it need not.
     in_place = optimizer_class is tf_adadelta.Adadelta or mode == JIT
     variables = work.state[0] if in_place else zero_variables(work.shapes)
@@ -116,7 +116,9 @@ def _prepare_optimizer(
     return Prepared(_in_mode(step, mode), lambda: [value.numpy() for value in variables])
 
 
-def _prepare_stock_op(work: Work) -> Prepared:
+def prepare_stock_op(work: Work) -> Prepared:
+    """Prepares TensorFlow's own op, one for each variable."""
+
     def step() -> None:
         for variable, accum, accum_update, grad in zip(*work.state, work.grad_tensors):
             tf.raw_ops.ResourceApplyAdadelta(
@@ -161,7 +163,7 @@ def _fused_kernel() -> Contestant:
 def _optimizer(
     name: str, optimizer_class: type[keras.optimizers.Optimizer], mode: str
 ) -> Contestant:
-    prepare = functools.partial(_prepare_optimizer, optimizer_class=optimizer_class, mode=mode)
+    prepare = functools.partial(prepare_optimizer, optimizer_class=optimizer_class, mode=mode)
     return Contestant(name, mode, prepare)
 
 
@@ -170,5 +172,5 @@ CONTESTANTS = (
     _fused_kernel(),
     *(_optimizer(FUSED[mode], tf_adadelta.Adadelta, mode) for mode in (EAGER, FUNCTION, JIT)),
     *(_optimizer(f"Keras {m}", keras.optimizers.Adadelta, m) for m in (EAGER, FUNCTION, JIT)),
-    Contestant("ResourceApplyAdadelta", FUNCTION, _prepare_stock_op),
+    Contestant("ResourceApplyAdadelta", FUNCTION, prepare_stock_op),
 )

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from conftest import needs_xla
 
 
@@ -23,3 +24,17 @@ def test_quick_run(tmp_path):
         assert all(row["median_ms"] > 0 for row in case["rows"])
     assert "--quick" in (tmp_path / "cpu.md").read_text()
     assert (tmp_path / "cpu.png").stat().st_size < 100_000
+
+
+def test_without_a_gpu():
+    if Path("/dev/nvidiactl").exists():
+        pytest.skip("there is a GPU")
+    result = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "--device", "gpu"],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode != 0
+    assert result.stderr.strip().splitlines()[-1].startswith("python -m benchmarks --device gpu: ")

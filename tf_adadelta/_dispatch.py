@@ -155,12 +155,12 @@ def _why_not_served(variable: Any, grad: Any, seen: set[int]) -> str | None:
     if variable.dtype not in ops.DTYPES:
         return f"has dtype {variable.dtype.name}"
     device = tf.DeviceSpec.from_string(variable.device).device_type
-    if device not in _DEVICE_TYPES:
-        reason = f"is on a device of type {device}, for which tf_adadelta has no kernel"
-        if device == "GPU":
-            reason += f"; rebuild it with CUDA ({REBUILD_WITH_CUDA})"
-        return reason
-    return None
+    return None if device in _DEVICE_TYPES else _no_kernel_for(device)
+
+
+def _no_kernel_for(device: str) -> str:
+    reason = f"is on a device of type {device}, for which tf_adadelta has no kernel"
+    return f"{reason}: rebuild it with CUDA, `{REBUILD_WITH_CUDA}`" if device == "GPU" else reason
 
 
 def _as_dtype(grad: Any, dtype: tf.DType) -> tf.Tensor:
