@@ -5,14 +5,12 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-import tensorflow as tf
 from rich.console import Console
 from rich.progress import Progress
 
 from benchmarks import plot, report, results
-from benchmarks.cases import CASES, Case
-from benchmarks.contestants import CONTESTANTS, MISSING, Work
-from benchmarks.environment import describe_environment
+from benchmarks.cases import Case
+from benchmarks.suite import Suite, make_cpu_suite
 from benchmarks.targets import evaluate
 from benchmarks.timing import measure
 from benchmarks.verification import verify
@@ -28,7 +26,13 @@ def _parse_arguments() -> argparse.Namespace:
         type=Path,
         default=Path("benchmarks/results"),
         metavar="DIR",
-        help="where cpu.json, cpu.md and cpu.png go (default: %(default)s)",
+        help="where cpu.json, cpu.md and cpu.png go, or gpu.* (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--device",
+        choices=("cpu", "gpu"),
+        default="cpu",
+        help="where to measure; a GPU needs PyTorch and a build with CUDA (default: %(default)s)",
     )
     parser.add_argument(
         "--quick",
@@ -40,7 +44,7 @@ def _parse_arguments() -> argparse.Namespace:
         type=int,
         default=len(os.sched_getaffinity(0)),
         metavar="N",
-        help="threads for every contestant (default: one for each core, here %(default)s)",
+        help="threads of a contestant on the CPU (default: one for each core, here %(default)s)",
     )
     arguments = parser.parse_args()
     if arguments.threads < 1:
@@ -48,50 +52,61 @@ def _parse_arguments() -> argparse.Namespace:
     return arguments
 
 
-def _run_case(case: Case, num_threads: int, advance: Callable[[str], None]) -> results.CaseResult:
-    work = Work(case.shapes, num_threads)
+def _make_suite(arguments: argparse.Namespace) -> Suite:
+    if arguments.device == "cpu":
+        return make_cpu_suite(arguments.threads)
+    from benchmarks.gpu import make_gpu_suite
+
+    return make_gpu_suite()
+
+
+def _run_case(suite: Suite, case: Case, advance: Callable[[str], None]) -> results.CaseResult:
+    work = suite.make_work(case.shapes)
     prepared = {}
-    for contestant in CONTESTANTS:
+    for contestant in suite.contestants:
         advance(f"{case.name}: building {contestant.name}")
         prepared[contestant.name] = contestant.prepare(work)
-    samples = measure(prepared, case.rounds, lambda name: advance(f"{case.name}: timing {name}"))
-    return results.summarize(case, CONTESTANTS, samples)
+    samples = measure(
+        prepared,
+        case.rounds,
+        lambda name: advance(f"{case.name}: timing {name}"),
+        suite.burst,
+    )
+    return results.summarize(case, suite.contestants, samples, suite.fused)
 
 
 def main() -> None:
     """Verifies, measures, prints and writes."""
     arguments = _parse_arguments()
-    load = os.getloadavg()[0]
-    # Independent operations of one graph run on the second pool: it gets no more threads either.
-    tf.config.threading.set_intra_op_parallelism_threads(arguments.threads)
-    tf.config.threading.set_inter_op_parallelism_threads(arguments.threads)
     # A fused contestant that quietly took the unfused update would be measured as fused.
     os.environ["TF_ADADELTA_STRICT"] = "1"
+    suite = _make_suite(arguments)
 
-    cases = [case.quick() if arguments.quick else case for case in CASES]
-    steps = len(CONTESTANTS) * (1 + sum(1 + case.rounds for case in cases))
+    cases = [case.quick() if arguments.quick else case for case in suite.cases]
+    steps = len(suite.contestants) * (1 + sum(1 + case.rounds for case in cases))
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("", total=steps)
 
         def advance(what: str) -> None:
             progress.update(task, advance=1, description=what)
 
-        verify(CONTESTANTS, arguments.threads, advance)
-        case_results = [_run_case(case, arguments.threads, advance) for case in cases]
+        verify(suite.contestants, suite.make_work, advance)
+        case_results = [_run_case(suite, case, advance) for case in cases]
 
     run = results.Run(
         quick=arguments.quick,
-        environment=describe_environment(arguments.threads, load),
-        missing=MISSING,
+        environment=suite.environment,
+        missing=list(suite.missing),
         cases=case_results,
-        targets=evaluate(case_results),
+        targets=evaluate(case_results, suite.targets),
     )
     print(report.tables(run))
     arguments.output.mkdir(parents=True, exist_ok=True)
-    results.write_json(run, arguments.output / "cpu.json")
-    plot.write_plot(run, arguments.output / "cpu.png")
-    report.write_markdown(run, arguments.output / "cpu.md", plot="cpu.png")
-    print(f"Written to {arguments.output}: cpu.json, cpu.md, cpu.png")
+    names = [f"{suite.name}.{ending}" for ending in ("json", "md", "png")]
+    results.write_json(run, arguments.output / names[0])
+    report.write_markdown(run, arguments.output / names[1], plot=names[2], how=suite.how)
+    plot.write_plot(run, arguments.output / names[2])
+    print(f"Written to {arguments.output}: {', '.join(names)}")
 
 
 if __name__ == "__main__":

@@ -41,13 +41,21 @@ class Case:
         )
 
 
-CASES = (
+_RESNET50 = Case(
+    "resnet50",
+    "The 214 trainable variables of ResNet-50",
+    tuple(map(tuple, _MODELS["resnet50"])),
+    rounds=25,
+)
+_SMALL = Case("200x256", "200 variables of 256 elements", ((256,),) * 200, rounds=30)
+
+CPU_CASES = (
     Case("16M", "One variable of 16 × 2²⁰ elements", ((16 * 2**20,),), rounds=25),
-    Case(
-        "resnet50",
-        "The 214 trainable variables of ResNet-50",
-        tuple(map(tuple, _MODELS["resnet50"])),
-        rounds=25,
-    ),
-    Case("200x256", "200 variables of 256 elements", ((256,),) * 200, rounds=30),
+    _RESNET50,
+    _SMALL,
+)
+GPU_CASES = (
+    Case("100M", "One variable of 100 million elements", ((100_000_000,),), rounds=25),
+    _RESNET50,
+    _SMALL,
 )

@@ -24,13 +24,10 @@ LEGACY_EAGER = "legacy eager"
 LEGACY_FUNCTION = "legacy tf.function"
 
 LIMIT = "limit"
+FUSED_PREFIX = "fused "
 FUSED = {
-    NUMPY: "fused (NumPy)",
-    EAGER: "fused eager",
-    FUNCTION: "fused tf.function",
-    JIT: "fused jit_compile",
-    LEGACY_EAGER: "fused legacy eager",
-    LEGACY_FUNCTION: "fused legacy tf.function",
+    NUMPY: f"{FUSED_PREFIX}(NumPy)",
+    **{mode: FUSED_PREFIX + mode for mode in (EAGER, FUNCTION, JIT, LEGACY_EAGER, LEGACY_FUNCTION)},
 }
 """The fused contestant of each mode."""
 
@@ -98,7 +95,7 @@ class Contestant:
     Attributes:
         name: Its name in the results.
         mode: How it is executed: it is compared with the fused update in the same mode. None for
-            the limit, which is no update.
+            what is no update, such as the limit.
         prepare: Makes its variables.
     """
 
@@ -117,9 +114,10 @@ def _in_mode(step: Callable[[], None], mode: str) -> Callable[[], object]:
     return function.get_concrete_function()
 
 
-def _prepare_optimizer(
+def prepare_optimizer(
     work: Work, optimizer_class: type[keras.optimizers.Optimizer], mode: str
 ) -> Prepared:
+    """Prepares an optimizer of Keras, or ours."""
     # Keras puts its results into other memory at every step, unless XLA finds that it need not.
     in_place = optimizer_class is tf_adadelta.Adadelta or mode == JIT
     variables = work.state[0] if in_place else zero_variables(work.shapes)
@@ -158,7 +156,9 @@ def _prepare_legacy(work: Work, stock: bool, mode: str) -> Prepared:
     return Prepared(_in_mode(step, mode), lambda: [value.numpy() for value in variables])
 
 
-def _prepare_stock_op(work: Work) -> Prepared:
+def prepare_stock_op(work: Work) -> Prepared:
+    """Prepares TensorFlow's own op, one for each variable."""
+
     def step() -> None:
         for variable, accum, accum_update, grad in zip(*work.state, work.grad_tensors):
             tf.raw_ops.ResourceApplyAdadelta(
@@ -203,7 +203,7 @@ def _fused_kernel() -> Contestant:
 def _optimizer(
     name: str, optimizer_class: type[keras.optimizers.Optimizer], mode: str
 ) -> Contestant:
-    prepare = functools.partial(_prepare_optimizer, optimizer_class=optimizer_class, mode=mode)
+    prepare = functools.partial(prepare_optimizer, optimizer_class=optimizer_class, mode=mode)
     return Contestant(name, mode, prepare)
 
 
@@ -223,6 +223,6 @@ CONTESTANTS = (
     _fused_kernel(),
     *(_optimizer(FUSED[mode], tf_adadelta.Adadelta, mode) for mode in (EAGER, FUNCTION, JIT)),
     *(_optimizer(f"Keras {m}", keras.optimizers.Adadelta, m) for m in (EAGER, FUNCTION, JIT)),
-    Contestant("ResourceApplyAdadelta", FUNCTION, _prepare_stock_op),
+    Contestant("ResourceApplyAdadelta", FUNCTION, prepare_stock_op),
     *_legacy(),
 )

@@ -6,7 +6,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.contestants import FUSED, LIMIT
+from benchmarks.contestants import FUSED_PREFIX, LIMIT
 from benchmarks.results import CaseResult, Run
 
 # A background of its own, so that it reads the same on a light and on a dark page.
@@ -30,12 +30,12 @@ def write_plot(run: Run, path: Path) -> None:
 
 
 def _draw_case(panel: Axes, case: CaseResult) -> None:
-    rows = [row for row in case.rows if row.name != LIMIT]
+    rows = [row for row in case.rows if row.mode is not None]
     limit = next(row.gigabytes_per_second for row in case.rows if row.name == LIMIT)
     bars = panel.barh(
         [row.name for row in rows],
         [row.gigabytes_per_second for row in rows],
-        color=[ACCENT if row.name in FUSED.values() else MUTED for row in rows],
+        color=[ACCENT if row.name.startswith(FUSED_PREFIX) else MUTED for row in rows],
     )
     panel.axvline(limit, color=TEXT, linewidth=1, linestyle="--")
     panel.bar_label(

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.contestants import LIMIT
 from benchmarks.results import BYTES_PER_ELEMENT, CaseResult, Row, Run, TargetResult
 
-_HOW = f"""\
+HOW_ON_CPU = f"""\
 ## How it was measured
 
 - All contestants ran in one process on the same threads, one after the other in every round, in an
@@ -45,8 +46,8 @@ def tables(run: Run) -> str:
     return "\n\n".join(parts)
 
 
-def write_markdown(run: Run, path: Path, plot: str) -> None:
-    """Writes the report, which shows the plot of that file name."""
+def write_markdown(run: Run, path: Path, plot: str, how: str) -> None:
+    """Writes the report, which shows the plot of that file name and says how it was measured."""
     environment = markdown_table(
         ("", ""), [(name, str(value)) for name, value in run.environment.items()], "<<"
     )
@@ -54,7 +55,7 @@ def write_markdown(run: Run, path: Path, plot: str) -> None:
         "# Fused against unfused Adadelta updates",
         f"![Bandwidth of every contestant in every case]({plot})",
         tables(run),
-        _HOW,
+        how,
         "## With what it was measured",
         environment,
     ]
@@ -95,12 +96,13 @@ def _case(case: CaseResult) -> str:
 
 
 def _cells(row: Row) -> tuple[str, ...]:
+    counts = row.mode is not None or row.name == LIMIT  # Others move no bytes.
     return (
         row.name,
         f"{row.median_ms:.3f}",
         f"{row.lower_quartile_ms:.3f} – {row.upper_quartile_ms:.3f}",
-        f"{row.gigabytes_per_second:.3g}",
-        f"{row.fraction_of_limit:.3f}",
+        f"{row.gigabytes_per_second:.3g}" if counts else "",
+        f"{row.fraction_of_limit:.3f}" if counts else "",
         "" if row.ratio_to_fused is None else f"{row.ratio_to_fused:.2f}",
     )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.cases import Case
-from benchmarks.contestants import FUSED, LIMIT, Contestant
+from benchmarks.contestants import LIMIT, Contestant
 
 BYTES_PER_ELEMENT = 28
 """Variable, two averages and gradient are read, the first three are written; 4 bytes each."""
@@ -20,7 +20,7 @@ class Row:
 
     Attributes:
         name: The contestant.
-        mode: How it is executed; None for the limit.
+        mode: How it is executed; None for what is no update.
         median_ms: Median of the samples.
         lower_quartile_ms: Lower quartile of the samples.
         upper_quartile_ms: Upper quartile of the samples.
@@ -28,7 +28,7 @@ class Row:
         fraction_of_limit: The time of the limit over the time of this contestant: the median of
             the ratios of all rounds.
         ratio_to_fused: The time of this contestant over that of the fused one in the same mode,
-            likewise. None for the limit.
+            likewise. None for what is no update.
         samples_ms: Milliseconds per call, one sample a round.
     """
 
@@ -82,9 +82,19 @@ class Run:
 
 
 def summarize(
-    case: Case, contestants: Sequence[Contestant], samples: Mapping[str, Sequence[float]]
+    case: Case,
+    contestants: Sequence[Contestant],
+    samples: Mapping[str, Sequence[float]],
+    fused: Mapping[str, str],
 ) -> CaseResult:
-    """Turns the samples of a case, in seconds, into its results."""
+    """Turns the samples of a case, in seconds, into its results.
+
+    Args:
+        case: The case.
+        contestants: All of them.
+        samples: Seconds per call, by contestant.
+        fused: The name of the fused contestant of each mode.
+    """
     rows = []
     for contestant in contestants:
         seconds = samples[contestant.name]
@@ -101,7 +111,7 @@ def summarize(
                 ratio_to_fused=(
                     None
                     if contestant.mode is None
-                    else _ratio(seconds, samples[FUSED[contestant.mode]])
+                    else _ratio(seconds, samples[fused[contestant.mode]])
                 ),
                 samples_ms=[1e3 * value for value in seconds],
             )

@@ -22,7 +22,7 @@ from benchmarks.contestants import EAGER, EPSILON, FUNCTION, JIT, LEARNING_RATE,
 from benchmarks.environment import describe_environment
 from benchmarks.plot import ACCENT, BACKGROUND, MUTED, TEXT
 from benchmarks.report import markdown_table
-from benchmarks.timing import measure
+from benchmarks.timing import burst_on_cpu, measure
 
 _INDEX_SETS = 64  # A step takes the next of these: a row is touched again after many others.
 _EXACT = {mode: f"fused exact, {mode}" for mode in (EAGER, FUNCTION, JIT)}
@@ -170,7 +170,9 @@ def _run(case: Case, advance: Callable[[str], None]) -> list[Row]:
     work = Work(case)
     contestants = _contestants()
     prepared = {name: contestants[name](work) for name in case.contestants}
-    samples = measure(prepared, case.rounds, lambda name: advance(f"{case.name}: {name}"))
+    samples = measure(
+        prepared, case.rounds, lambda name: advance(f"{case.name}: {name}"), burst_on_cpu
+    )
     rows = []
     for name in case.contestants:
         lower, median, upper = np.percentile(samples[name], (25, 50, 75)) * 1e3
@@ -183,7 +185,7 @@ def _streaming_limit() -> float:
     """Returns the GB/s of the seven streams of a dense update with no arithmetic."""
     arrays = [np.zeros(2**24, np.float32) for _ in range(4)]
     prepared = Prepared(lambda: tf_adadelta.kernels.copy_streams(*arrays), lambda: arrays)
-    seconds = np.median(measure({"limit": prepared}, 9, lambda name: None)["limit"])
+    seconds = np.median(measure({"limit": prepared}, 9, lambda name: None, burst_on_cpu)["limit"])
     return 28 * arrays[0].size / seconds / 1e9
 
 

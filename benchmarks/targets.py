@@ -1,4 +1,4 @@
-"""The speeds that this project wants to reach on two cores."""
+"""The speeds that this project wants to reach."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -56,7 +56,8 @@ _LEGACY = (
     )
 )
 
-TARGETS = (
+# On two cores.
+CPU_TARGETS = (
     _of_limit("16M", FUNCTION, 0.90),
     Target("16M", "fastest fused, of the limit", LIMIT, _BY_ITSELF, 0.90),
     _faster_than("16M", "Keras tf.function", FUNCTION, 6),
@@ -69,11 +70,22 @@ TARGETS = (
 )
 
 
-def evaluate(cases: Sequence[CaseResult]) -> list[TargetResult]:
+def make_gpu_targets(tensors: str, graph: str, empty: str, foreach: str) -> tuple[Target, ...]:
+    """Returns what is to be reached on an H100, between contestants of these names."""
+    best = (tensors, graph)
+    return (
+        Target("100M", "fastest fused, of the limit", LIMIT, best, 0.92),
+        Target("resnet50", "fastest fused, of the limit", LIMIT, best, 0.75),
+        Target("200x256", f"{empty} / {graph}", empty, (graph,), 1 / 3),
+        Target("100M", f"{foreach} / {tensors}", foreach, (tensors,), 4),
+    )
+
+
+def evaluate(cases: Sequence[CaseResult], targets: Sequence[Target]) -> list[TargetResult]:
     """Compares the targets with what was measured."""
     by_name = {case.name: case for case in cases}
     evaluated = []
-    for target in TARGETS:
+    for target in targets:
         case = by_name[target.case]
         measured = max(case.ratio(target.numerator, name) for name in target.denominators)
         evaluated.append(

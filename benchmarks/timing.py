@@ -8,11 +8,14 @@ from collections.abc import Callable, Iterator, Mapping
 
 from benchmarks.contestants import Prepared
 
-_BURST_SECONDS = 0.02
+BURST_SECONDS = 0.02
 
 
 def measure(
-    contestants: Mapping[str, Prepared], rounds: int, on_sample: Callable[[str], None]
+    contestants: Mapping[str, Prepared],
+    rounds: int,
+    on_sample: Callable[[str], None],
+    burst: Callable[[Prepared], float],
 ) -> dict[str, list[float]]:
     """Samples every contestant once a round, in an order that is shuffled each round.
 
@@ -23,6 +26,7 @@ def measure(
         contestants: What to time, by name.
         rounds: How many samples to take of each.
         on_sample: Called with the name before each sample.
+        burst: Takes a sample: the mean seconds per call of a short run of calls.
 
     Returns:
         Seconds per call, by name.
@@ -33,16 +37,17 @@ def measure(
         for _ in range(rounds):
             for name in shuffler.sample(list(contestants), len(contestants)):
                 on_sample(name)
-                samples[name].append(_burst(contestants[name].step))
+                samples[name].append(burst(contestants[name]))
             gc.collect()  # Between rounds, or the memory of a large case would run out.
     return samples
 
 
-def _burst(step: Callable[[], object]) -> float:
+def burst_on_cpu(contestant: Prepared) -> float:
     """Returns the mean seconds per call of a short run of calls.
 
     One call on its own would be timed with the thread pools asleep; a training run keeps them warm.
     """
+    step = contestant.step
     step()  # Untimed: caches and thread pools still belong to the contestant before.
     calls = 0
     start = time.perf_counter()
@@ -50,7 +55,7 @@ def _burst(step: Callable[[], object]) -> float:
         step()
         calls += 1
         elapsed = time.perf_counter() - start
-        if elapsed >= _BURST_SECONDS:
+        if elapsed >= BURST_SECONDS:
             return elapsed / calls
 
 

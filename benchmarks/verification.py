@@ -1,23 +1,27 @@
 """Checks, before anything is timed, that all contestants compute the same update."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
-from benchmarks.contestants import EPSILON, LEARNING_RATE, RHO, Contestant, Work
+from benchmarks.cases import Shape
+from benchmarks.contestants import EPSILON, LEARNING_RATE, RHO, Contestant
 
 _SHAPES = ((), (3, 5), (256,), (4097,))
 _STEPS = 5
 
 
 def verify(
-    contestants: Sequence[Contestant], num_threads: int, on_start: Callable[[str], None]
+    contestants: Sequence[Contestant],
+    make_work: Callable[[Sequence[Shape]], Any],
+    on_start: Callable[[str], None],
 ) -> None:
     """Compares every contestant with a float64 NumPy oracle over a few steps on small shapes.
 
     Args:
         contestants: What to check.
-        num_threads: How many threads a contestant may use.
+        make_work: Makes what the contestants are prepared from; its `grads` are NumPy arrays.
         on_start: Called with what is about to be done.
 
     Raises:
@@ -26,8 +30,8 @@ def verify(
     for contestant in contestants:
         on_start(f"verifying {contestant.name}")
         if contestant.mode is None:
-            continue  # The limit computes nothing.
-        work = Work(_SHAPES, num_threads)
+            continue  # It computes nothing.
+        work = make_work(_SHAPES)
         expected = [_oracle(grad.astype(np.float64)) for grad in work.grads]
         prepared = contestant.prepare(work)
         for _ in range(_STEPS):

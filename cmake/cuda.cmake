@@ -65,10 +65,17 @@ function(check_nvcc)
     set(unusable "${nvcc} is of CUDA ${CMAKE_MATCH_1}, but ${oldest_cuda_toolkit} is needed")
   else()
     set(cuda_toolkit ${CMAKE_MATCH_1} PARENT_SCOPE)
-    # What is often missing are headers of one of the packages, or a host compiler that it accepts.
+    # What is often missing are headers or libraries of one of the packages, or a host compiler that
+    # it accepts.
     set(trial ${CMAKE_BINARY_DIR}/cuda_trial.cu)
     file(WRITE ${trial} "#include <cuda_bf16.h>\n#include <cuda_fp16.h>\n__global__ void f() {}\n")
-    execute_process(COMMAND ${nvcc} -std=c++17 -c -o ${trial}.o ${trial}
+    set(host)
+    if(CMAKE_CUDA_HOST_COMPILER)
+      set(host -ccbin ${CMAKE_CUDA_HOST_COMPILER})
+    elseif(NOT "$ENV{CUDAHOSTCXX}" STREQUAL "")
+      set(host -ccbin $ENV{CUDAHOSTCXX})
+    endif()
+    execute_process(COMMAND ${nvcc} ${host} -std=c++17 -shared -Xcompiler=-fPIC -o ${trial}.so ${trial}
                     OUTPUT_VARIABLE output ERROR_VARIABLE output RESULT_VARIABLE failed)
     if(failed)
       set(unusable "${nvcc} does not compile: ${output}")
@@ -147,7 +154,9 @@ if(cuda)
   set(CMAKE_CUDA_STANDARD 17)
   set(CMAKE_CUDA_STANDARD_REQUIRED ON)
   enable_language(CUDA)
-  find_package(CUDAToolkit REQUIRED)
+  # Not find_package(CUDAToolkit), which wants a shared library that the packages of Python lack.
+  find_library(TF_ADADELTA_CUDART libcudart_static.a PATHS ${CMAKE_CUDA_IMPLICIT_LINK_DIRECTORIES}
+               REQUIRED)
   message(STATUS "CUDA: yes, ${cuda_toolkit}, for ${CMAKE_CUDA_ARCHITECTURES}: ${cuda_reason}")
 else()
   message(STATUS "CUDA: no: ${cuda_reason}")

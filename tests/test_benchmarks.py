@@ -48,7 +48,7 @@ def test_what_cannot_be_measured_is_named():
 import sys; sys.modules["tf_keras"] = None
 from benchmarks import contestants, report, results, targets
 assert not any("legacy" in c.name for c in contestants.CONTESTANTS)
-assert targets.TARGETS and not any("legacy" in t.description for t in targets.TARGETS)
+assert targets.CPU_TARGETS and not any("legacy" in t.description for t in targets.CPU_TARGETS)
 print(report.tables(results.Run(True, {}, contestants.MISSING, [], [])))
 """
     result = subprocess.run(
@@ -61,3 +61,29 @@ print(report.tables(results.Run(True, {}, contestants.MISSING, [], [])))
     )
     expected = "tf_keras legacy eager and tf_keras legacy tf.function: tf_keras is not installed."
     assert f"Not measured: {expected}" in result.stdout
+
+
+def test_without_a_gpu():
+    if Path("/dev/nvidiactl").exists():
+        pytest.skip("there is a GPU")
+    result = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "--device", "gpu"],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode != 0
+    assert result.stderr.strip().splitlines()[-1].startswith("python -m benchmarks --device gpu: ")
+
+
+def test_sparse(tmp_path):
+    subprocess.run(
+        [sys.executable, "-m", "benchmarks.sparse", "--quick", "--output", str(tmp_path)],
+        cwd=Path(__file__).parents[1],
+        check=True,
+        timeout=300,
+    )
+    assert json.loads((tmp_path / "sparse.json").read_text())["quick"]
+    assert "Zipf" in (tmp_path / "sparse.md").read_text()
+    assert (tmp_path / "sparse.png").stat().st_size < 100_000

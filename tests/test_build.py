@@ -154,7 +154,7 @@ def test_report():
         info["compiler"],
         ", ".join(info["instruction_sets"]),
         "CUDA:",
-        "no: ",
+        f"toolkit {info['cuda_toolkit']}" if info["cuda"] else "TF_ADADELTA_CUDA=ON pip install",
         "Keras",
     ):
         assert expected in result.stdout

@@ -56,7 +56,9 @@ def test_addresses_that_no_vector_may_have(dtype):
     per_vector = 16 // DTYPES[dtype].itemsize
     size = CHUNK_BYTES // DTYPES[dtype].itemsize + 2 * per_vector + 1
     rng = np.random.default_rng(0)
-    for offsets in [[i] * 4 for i in range(per_vector + 1)] + rng.integers(0, 9, (8, 4)).tolist():
+    together = [[i] * 4 for i in range(per_vector + 1)]
+    one_alone = np.eye(4, dtype=int).tolist()
+    for offsets in together + one_alone + rng.integers(0, 9, (8, 4)).tolist():
         oracle = Oracle([(size,)], dtype)
         buffers = [np.full(size + 2 * 16, 77, oracle.dtype) for _ in range(4)]
         views = [buffer[start : start + size] for buffer, start in zip(buffers, offsets)]

@@ -225,7 +225,9 @@ def test_addresses_that_no_vector_may_have(door, dtype):
     skip_dtype(door, dtype)
     size = 4097
     rng = np.random.default_rng(0)
-    for offsets in [[i] * 4 for i in range(9)] + rng.integers(0, 9, (8, 4)).tolist():
+    together = [[i] * 4 for i in range(9)]
+    one_alone = np.eye(4, dtype=int).tolist()
+    for offsets in together + one_alone + rng.integers(0, 9, (8, 4)).tolist():
         oracle = Oracle([(size,)], dtype)
         grads = oracle.new_grads()
         values = [*(oracle.stored(role)[0] for role in oracle.values), grads[0]]

@@ -4,6 +4,8 @@
 #define TF_ADADELTA_CUDA_DENSE_THREAD_H_
 
 #include <cstdint>
+#include <stdexcept>
+#include <type_traits>
 
 #include "adadelta.h"
 #include "cuda/launch_plan.h"
@@ -35,6 +37,21 @@ struct alignas(kVectorBytes) Vector {
   static constexpr int kSize = kVectorBytes / sizeof(Storage);
   Storage elements[kSize];
 };
+
+// Vector `i` from an address, which a GPU accepts only at multiples of its size. The host, where
+// nobody but the tests comes by, is made to refuse others too.
+template <typename Storage>
+TF_ADADELTA_INLINE auto& VectorAt(Storage* start, int i) {
+#if !defined(__CUDA_ARCH__)
+  if (reinterpret_cast<uintptr_t>(start) % kVectorBytes != 0) {
+    throw std::logic_error("a vector is accessed at an address that is not aligned");
+  }
+#endif
+  using Element = std::remove_const_t<Storage>;
+  using Result =
+      std::conditional_t<std::is_const_v<Storage>, const Vector<Element>, Vector<Element>>;
+  return reinterpret_cast<Result*>(start)[i];
+}
 
 template <typename T>
 TF_ADADELTA_INLINE Scalars<T> ReadScalars(const DeviceHyperparameters& h) {
@@ -80,10 +97,10 @@ TF_ADADELTA_INLINE void DenseThread(const Launch<kCapacity>& launch, int32_t blo
   for (int i = 0; i < kVectors; ++i) {
     const int vector = i * kThreads + thread;
     if (vector < vectors) {
-      g[i] = reinterpret_cast<const Vector<Storage>*>(grad)[vector];
-      a[i] = reinterpret_cast<const Vector<Storage>*>(accum)[vector];
-      u[i] = reinterpret_cast<const Vector<Storage>*>(accum_update)[vector];
-      x[i] = reinterpret_cast<const Vector<Storage>*>(var)[vector];
+      g[i] = VectorAt(grad, vector);
+      a[i] = VectorAt(accum, vector);
+      u[i] = VectorAt(accum_update, vector);
+      x[i] = VectorAt(var, vector);
     }
   }
   const Scalars<Compute> scalars = ReadScalars<Compute>(launch.hyperparameters);
@@ -96,9 +113,9 @@ TF_ADADELTA_INLINE void DenseThread(const Launch<kCapacity>& launch, int32_t blo
         UpdateElement<Storage, Compute>(scalars, g[i].elements[j], x[i].elements[j],
                                         a[i].elements[j], u[i].elements[j]);
       }
-      reinterpret_cast<Vector<Storage>*>(var)[vector] = x[i];
-      reinterpret_cast<Vector<Storage>*>(accum)[vector] = a[i];
-      reinterpret_cast<Vector<Storage>*>(accum_update)[vector] = u[i];
+      VectorAt(var, vector) = x[i];
+      VectorAt(accum, vector) = a[i];
+      VectorAt(accum_update, vector) = u[i];
     }
   }
   for (int i = vectors * kSize + thread; i < size; i += kThreads) {

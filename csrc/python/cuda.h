@@ -7,6 +7,7 @@
 namespace tf_adadelta {
 
 void DefineCudaFunctions(pybind11::module_& module);
+void DefineCudaEmulation(pybind11::module_& module);
 
 }  // namespace tf_adadelta
 

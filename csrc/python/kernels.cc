@@ -132,4 +132,5 @@ PYBIND11_MODULE(_kernels, m) {
   m.def("instruction_sets", &tf_adadelta::SupportedInstructionSets);
   m.def("partition", &tf_adadelta::Pieces);
   tf_adadelta::DefineCudaFunctions(m);
+  tf_adadelta::DefineCudaEmulation(m);
 }
