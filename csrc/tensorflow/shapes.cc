@@ -7,34 +7,34 @@ namespace {
 
 using tensorflow::TensorShape;
 
-absl::Status Check(const std::string& what, const TensorShape& shape, const TensorShape& expected,
-                   const std::string& why) {
-  if (shape == expected) return absl::OkStatus();
+absl::Status Mismatch(const std::string& what, const TensorShape& shape,
+                      const TensorShape& expected, const std::string& why) {
   return absl::InvalidArgumentError(absl::StrCat(what, " has shape ", shape.DebugString(),
-                                                 ", expected ", expected.DebugString(), why));
+                                                 ", expected ", expected.DebugString(), ", ", why));
 }
 
 }  // namespace
 
-absl::Status CheckShapes(const Inputs& inputs, const std::function<TensorShape(int)>& shape,
+absl::Status CheckShapes(const Inputs& inputs, const std::function<const TensorShape&(int)>& shape,
                          const std::function<std::string(int)>& describe) {
-  const auto check = [&](int input, const TensorShape& expected, const std::string& why) {
-    return Check(describe(input), shape(input), expected, why);
-  };
   for (int i = 0; i < inputs.num_variables(); ++i) {
-    const TensorShape var = shape(inputs.var(i));
-    const std::string name = describe(inputs.var(i));
-    const std::string like_var = absl::StrCat(", the shape of ", name);
-    TF_RETURN_IF_ERROR(check(inputs.accum(i), var, like_var));
-    TF_RETURN_IF_ERROR(check(inputs.accum_update(i), var, like_var));
+    const TensorShape& var = shape(inputs.var(i));
+    const auto name = [&] { return describe(inputs.var(i)); };
+    const auto like_var = [&](int input) {
+      return shape(input) == var ? absl::OkStatus()
+                                 : Mismatch(describe(input), shape(input), var,
+                                            absl::StrCat("the shape of ", name()));
+    };
+    TF_RETURN_IF_ERROR(like_var(inputs.accum(i)));
+    TF_RETURN_IF_ERROR(like_var(inputs.accum_update(i)));
     if (!inputs.has_indices()) {
-      TF_RETURN_IF_ERROR(check(inputs.grad(i), var, like_var));
+      TF_RETURN_IF_ERROR(like_var(inputs.grad(i)));
       continue;
     }
     if (var.dims() == 0) {
-      return absl::InvalidArgumentError(absl::StrCat(name, " is a scalar, which has no rows"));
+      return absl::InvalidArgumentError(absl::StrCat(name(), " is a scalar, which has no rows"));
     }
-    const TensorShape indices = shape(inputs.indices(i));
+    const TensorShape& indices = shape(inputs.indices(i));
     if (indices.dims() != 1) {
       return absl::InvalidArgumentError(absl::StrCat(describe(inputs.indices(i)), " has shape ",
                                                      indices.DebugString(),
@@ -42,11 +42,15 @@ absl::Status CheckShapes(const Inputs& inputs, const std::function<TensorShape(i
     }
     TensorShape grad = var;
     grad.set_dim(0, indices.dim_size(0));
-    TF_RETURN_IF_ERROR(
-        check(inputs.grad(i), grad, absl::StrCat(", a row of ", name, " for each of its indices")));
-    if (inputs.has_clocks()) {
-      TF_RETURN_IF_ERROR(check(inputs.clock(i), TensorShape({var.dim_size(0) + 1}),
-                               absl::StrCat(", one more than the rows of ", name)));
+    if (shape(inputs.grad(i)) != grad) {
+      return Mismatch(describe(inputs.grad(i)), shape(inputs.grad(i)), grad,
+                      absl::StrCat("a row of ", name(), " for each of its indices"));
+    }
+    if (!inputs.has_clocks()) continue;
+    const TensorShape clock({var.dim_size(0) + 1});
+    if (shape(inputs.clock(i)) != clock) {
+      return Mismatch(describe(inputs.clock(i)), shape(inputs.clock(i)), clock,
+                      absl::StrCat("one more than the rows of ", name()));
     }
   }
   for (const int input : {inputs.learning_rate(), inputs.rho(), inputs.epsilon()}) {

@@ -14,7 +14,7 @@ namespace tf_adadelta {
 // Checks the shapes of all inputs; `shape` returns that of an input (of the value of a resource),
 // and `describe` what to call it.
 absl::Status CheckShapes(const Inputs& inputs,
-                         const std::function<tensorflow::TensorShape(int)>& shape,
+                         const std::function<const tensorflow::TensorShape&(int)>& shape,
                          const std::function<std::string(int)>& describe);
 
 // Checks that there is a clock for each variable or none at all.

@@ -81,7 +81,7 @@ absl::Status LockedVariables::Validate(tensorflow::OpKernelContext* ctx, const I
   }
   return CheckShapes(
       inputs,
-      [&](int input) {
+      [&](int input) -> const tensorflow::TensorShape& {
         return input < inputs.num_resources() ? vars_[input]->tensor()->shape()
                                               : ctx->input(input).shape();
       },

@@ -71,7 +71,8 @@ absl::Status ReadOperands(XlaOpKernelContext* ctx, const Inputs& inputs, tensorf
       return absl::Status(status.code(), absl::StrCat(describe(input), ": ", status.message()));
     }
   }
-  return CheckShapes(inputs, [&](int input) { return operands->shapes[input]; }, describe);
+  return CheckShapes(
+      inputs, [&](int input) -> const TensorShape& { return operands->shapes[input]; }, describe);
 }
 
 // Calls the kernel on the buffers of the variables themselves: result i is operand i. Returns the
