@@ -67,7 +67,9 @@ function(check_nvcc)
     set(cuda_toolkit ${CMAKE_MATCH_1} PARENT_SCOPE)
     # What is often missing are headers of one of the packages, or a host compiler that it accepts.
     set(trial ${CMAKE_BINARY_DIR}/cuda_trial.cu)
-    file(WRITE ${trial} "#include <cuda_bf16.h>\n#include <cuda_fp16.h>\n__global__ void f() {}\n")
+    file(WRITE ${trial} "#include <cuda_bf16.h>\n#include <cuda_fp16.h>\n__global__ void f() {}\n"
+                        "#if !__has_include(<cub/device/device_radix_sort.cuh>)\n"
+                        "#error the headers of CUB are missing\n#endif\n")
     execute_process(COMMAND ${nvcc} -std=c++17 -c -o ${trial}.o ${trial}
                     OUTPUT_VARIABLE output ERROR_VARIABLE output RESULT_VARIABLE failed)
     if(failed)
