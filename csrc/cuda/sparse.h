@@ -15,8 +15,10 @@
 
 namespace tf_adadelta::cuda {
 
-// Returns device memory, at an address that is a multiple of 256, for work that is queued on the
-// stream of the call; null if there is none.
+// The least alignment of what Allocate returns: the most that XLA may be asked for.
+inline constexpr size_t kWorkspaceAlignment = 16;
+
+// Returns device memory for work that is queued on the stream of the call; null if there is none.
 using Allocate = std::function<void*(size_t bytes)>;
 
 // Queues the update of every variable of the list, and waits for nothing. Rows of a gradient whose

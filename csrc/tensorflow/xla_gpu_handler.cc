@@ -35,7 +35,7 @@ ffi::Error HandleSparse(void* stream, ffi::ScratchAllocator scratch, ffi::Remain
   const ffi::ErrorOr<XlaSparseCall> call = XlaSparseCall::From(args, rets);
   if (!call.has_value()) return call.error();
   const auto allocate = [&](size_t bytes) {
-    return scratch.Allocate(bytes, /*alignment=*/256).value_or(nullptr);
+    return scratch.Allocate(bytes, cuda::kWorkspaceAlignment).value_or(nullptr);
   };
   if (cuda::IndicesAreChecked()) {
     std::optional<BadIndex> bad;
