@@ -664,7 +664,7 @@ def test_sparse_op_and_indices_out_of_range(mode, checked, monkeypatch):
         step = as_function(
             mode,
             lambda rows: ops.fused_adadelta_sparse_apply(
-                *state, [tf.ones((2, 3))] * 2, [[3, 0], rows], learning_rate=1.0
+                *state, [tf.fill([2, 3], 2.0)] * 2, [[3, 0], rows], learning_rate=1.0
             ),
         )
         if checked:
@@ -738,7 +738,7 @@ def test_what_was_read_before_stays(mode):
         state = [tf.Variable(tf.ones(5000)) for _ in range(3)]
         read = [variable.read_value() for variable in state]
         as_function(
-            mode, lambda: ops.fused_adadelta_apply(*state, tf.ones(5000), learning_rate=1.0)
+            mode, lambda: ops.fused_adadelta_apply(*state, tf.fill([5000], 2.0), learning_rate=1.0)
         )()
     for before, variable in zip(read, state):
         np.testing.assert_array_equal(before.numpy(), np.ones(5000))
