@@ -140,7 +140,7 @@ def test_report():
         info["compiler"],
         ", ".join(info["instruction_sets"]),
         "CUDA:",
-        "no: ",
+        f"{'yes' if info['cuda'] else 'no'}: ",
         "Keras",
     ):
         assert expected in result.stdout
