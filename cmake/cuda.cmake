@@ -68,7 +68,9 @@ function(check_nvcc)
     # What is often missing are headers or libraries of one of the packages, or a host compiler that
     # it accepts.
     set(trial ${CMAKE_BINARY_DIR}/cuda_trial.cu)
-    file(WRITE ${trial} "#include <cuda_bf16.h>\n#include <cuda_fp16.h>\n__global__ void f() {}\n")
+    file(WRITE ${trial} "#include <cuda_bf16.h>\n#include <cuda_fp16.h>\n__global__ void f() {}\n"
+                        "#if !__has_include(<cub/device/device_radix_sort.cuh>)\n"
+                        "#error the headers of CUB are missing\n#endif\n")
     set(host)
     if(CMAKE_CUDA_HOST_COMPILER)
       set(host -ccbin ${CMAKE_CUDA_HOST_COMPILER})

@@ -7,6 +7,8 @@
 #define TF_ADADELTA_ADADELTA_H_
 
 #include <cmath>
+#include <cstdint>
+#include <limits>
 
 #if defined(__CUDACC__)
 #define TF_ADADELTA_INLINE __host__ __device__ __forceinline__
@@ -64,6 +66,21 @@ TF_ADADELTA_INLINE void ApplyUpdate(const Scalars<T>& s, const T& normalized_gra
 template <typename T>
 TF_ADADELTA_INLINE T DecayIdle(const T& half_decay, const T& average) {
   return average * half_decay * half_decay;
+}
+
+template <typename T>
+inline constexpr T kSmallestNormal = std::numeric_limits<T>::min();
+
+// The half_decay of `idle` steps for averages that are decayed in `T`. Never zero nor subnormal
+// there, so that an infinite average stays infinite. A row that is ahead, with a negative `idle`,
+// has nothing to catch up with.
+template <typename T>
+TF_ADADELTA_INLINE double HalfDecay(double rho, int64_t idle) {
+  using std::pow;
+  if (idle <= 0) return 1.0;
+  constexpr double kSmallest = kSmallestNormal<T>;
+  const double decay = pow(rho, 0.5 * static_cast<double>(idle));
+  return decay < kSmallest ? kSmallest : decay;
 }
 
 }  // namespace tf_adadelta

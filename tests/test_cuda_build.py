@@ -15,7 +15,7 @@ from tensorflow.python.framework import kernels as registered_kernels
 from test_cuda_kernel import NVCC, needs_nvcc
 
 import tf_adadelta
-from tf_adadelta import _dispatch
+from tf_adadelta import _dispatch, ops
 
 ROOT = Path(__file__).resolve().parents[1]
 INFO = tf_adadelta.build_info()
@@ -119,6 +119,12 @@ BROKEN = {
         '[ "$1" = --version ] && echo V13.0.88 && exit\necho \'"no" header\' >&2; exit 1',
         r'nvcc does not compile: "no" header',
     ),
+    "no CUB": (
+        '[ "$1" = --version ] && echo V13.0.88 && exit\n'
+        "for last; do :; done; while read -r line; do case $line in "
+        '*"<cub/"*) echo no CUB >&2 ;; esac; done < "$last"; exit 1',
+        r"nvcc does not compile: no CUB",
+    ),
     "old": ("echo V11.8.89", r"is of CUDA 11.8.89, but 12.1 is needed"),
     "no nvcc": ("echo nothing", r"nvcc --version does not work: nothing"),
 }
@@ -194,28 +200,41 @@ def test_architectures_that_were_asked_for(configuration, by):
     assert configuration.info["cuda_architectures"] == ["80-real", "90"]
 
 
+def registered(op):
+    return registered_kernels.get_registered_kernels_for_op(op).kernel
+
+
+OPS = ("FusedAdadeltaApply", "FusedAdadeltaSparseApply")
+
+
 @needs_cuda_build
-def test_kernels_are_registered_for_the_gpu():
-    registered = registered_kernels.get_registered_kernels_for_op("FusedAdadeltaApply").kernel
-    on_gpu = [kernel for kernel in registered if kernel.device_type == "GPU"]
+@pytest.mark.parametrize("op", OPS)
+def test_kernels_are_registered_for_the_gpu(op):
+    on_gpu = [kernel for kernel in registered(op) if kernel.device_type == "GPU"]
     dtypes = [
-        tf.as_dtype(dtype)
+        tuple(
+            tf.as_dtype(constraint.allowed_values.list.type[0]).name
+            for constraint in sorted(kernel.constraint, key=lambda constraint: constraint.name)
+        )
         for kernel in on_gpu
-        for constraint in kernel.constraint
-        for dtype in constraint.allowed_values.list.type
     ]
-    assert sorted(dtype.name for dtype in dtypes) == ["bfloat16", "float16", "float32", "float64"]
+    served = [(dtype.name,) for dtype in ops.DTYPES]
+    handles = ["vars", "accums", "accum_updates"]
+    if op == "FusedAdadeltaSparseApply":
+        served = [(*dtype, index.name) for dtype in served for index in ops.INDEX_DTYPES]
+        handles.append("clocks")
+    assert sorted(dtypes) == sorted(served)
     for kernel in on_gpu:  # Everything else, the hyperparameters too, is in the GPU's memory.
-        assert list(kernel.host_memory_arg) == ["vars", "accums", "accum_updates"]
+        assert list(kernel.host_memory_arg) == handles
     if INFO["xla"]:
-        assert any(kernel.device_type == "XLA_GPU_JIT" for kernel in registered)
+        assert any(kernel.device_type == "XLA_GPU_JIT" for kernel in registered(op))
 
 
-def test_no_kernel_for_the_gpu_without_cuda():
+@pytest.mark.parametrize("op", OPS)
+def test_no_kernel_for_the_gpu_without_cuda(op):
     if INFO["cuda"]:
         pytest.skip("built with CUDA")
-    registered = registered_kernels.get_registered_kernels_for_op("FusedAdadeltaApply").kernel
-    assert not any(kernel.device_type == "GPU" for kernel in registered)
+    assert not any(kernel.device_type == "GPU" for kernel in registered(op))
 
 
 @needs_cuda_build
@@ -224,6 +243,7 @@ def test_custom_call_is_emitted_and_handled_on_the_gpu():
     """XLA finds handlers by name and platform; both stand in the library."""
     library = (Path(tf_adadelta.__file__).parent / "_ops.so").read_bytes()
     assert b"tf_adadelta_fused_adadelta_apply\0" in library
+    assert b"tf_adadelta_fused_adadelta_sparse_apply\0" in library
     assert b"CUDA\0" in library
 
 
@@ -235,6 +255,7 @@ def test_cuda_runtime_is_linked_statically_and_hidden():
         assert "cudart" not in needed and "libcuda.so" not in needed
         exported = subprocess.run(["nm", "-D", "--defined-only", library], capture_output=True)
         assert b" cuda" not in exported.stdout
+        assert b"3cub" not in exported.stdout  # As compilers write cub:: in a symbol.
 
 
 def test_devices_that_are_served():

@@ -163,11 +163,10 @@ NVCC = find_nvcc()
 needs_nvcc = pytest.mark.skipif(NVCC is None, reason="there is no nvcc on the PATH")
 
 
-def nvcc(output, *arguments):
-    macro = '-DTF_ADADELTA_CUDA_ARCHITECTURES=""'
-    source = str(CSRC / "cuda/dense.cu")
+def nvcc(output, *arguments, source="dense.cu"):
+    source = str(CSRC / "cuda" / source)
     return subprocess.run(
-        [NVCC, "-std=c++17", f"-I{CSRC}", macro, *arguments, "-o", str(output), source],
+        [NVCC, "-std=c++17", f"-I{CSRC}", *arguments, "-o", str(output), source],
         capture_output=True,
         text=True,
         timeout=120,

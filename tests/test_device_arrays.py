@@ -31,6 +31,23 @@ def run(call, **settings):
     kernels.fused_adadelta_apply(*call, **{"learning_rate": 1.0, **settings})
 
 
+def make_sparse_call(count=2, dtype=("float", 32), index=("int", 64)):
+    """The lists of a sparse call by name, for tables of 5 rows and gradients of 3."""
+    return {
+        **{
+            name: [DeviceArray((5, 4), dtype) for _ in range(count)]
+            for name in ("variables", "accums", "accum_updates")
+        },
+        "grads": [DeviceArray((3, 4), dtype) for _ in range(count)],
+        "indices": [DeviceArray((3,), index) for _ in range(count)],
+        "clocks": [DeviceArray((6,), ("int", 64)) for _ in range(count)],
+    }
+
+
+def run_sparse(call, **settings):
+    kernels.fused_adadelta_sparse_apply(**call, **{"learning_rate": 1.0, **settings})
+
+
 def check_returned(call):
     """Whatever was taken out of its capsule was given back, once."""
     for row in call:
@@ -55,6 +72,27 @@ def test_valid_call_says_what_is_missing(dtype, version):
     assert capsule_name(call[0][0].capsules[0]) == name
 
 
+@pytest.mark.parametrize("clocks", [True, False])
+@pytest.mark.parametrize("index", [("int", 32), ("int", 64)])
+@pytest.mark.parametrize("dtype", [("float", 16), ("bfloat", 16), ("float", 32), ("float", 64)])
+def test_valid_sparse_call_says_what_is_missing(dtype, index, clocks):
+    call = make_sparse_call(dtype=dtype, index=index)
+    if not clocks:
+        call["clocks"] = None
+    with pytest.raises(RuntimeError, match=NOT_RUN):
+        run_sparse(call)
+    arrays = [array for row in call.values() for array in row or []]
+    check_returned([arrays])
+    assert all(array.deleted == 1 for array in arrays)
+
+
+@pytest.mark.skipif(not CUDA, reason="built without CUDA")
+def test_check_of_the_indices_says_what_is_missing(monkeypatch):
+    monkeypatch.setenv("TF_ADADELTA_CHECK_INDICES", "1")
+    with pytest.raises(RuntimeError, match=NOT_RUN):
+        run_sparse(make_sparse_call())
+
+
 @pytest.mark.skipif(not CUDA, reason="built without CUDA")
 def test_error_is_gone_after_it_was_raised():
     for _ in range(2):
@@ -64,6 +102,7 @@ def test_error_is_gone_after_it_was_raised():
 
 def test_empty_list_needs_no_gpu():
     kernels.fused_adadelta_apply([], [], [], [], learning_rate=1.0)
+    kernels.fused_adadelta_sparse_apply([], [], [], [], [], clocks=[], learning_rate=1.0)
 
 
 def test_strides_that_do_not_matter():
@@ -192,6 +231,68 @@ def test_bad_input(mistake):
     check_returned(call)
 
 
+BAD_SPARSE = {
+    "row shape": (
+        lambda c: setattr(c["grads"][1], "shape", (3, 5)),
+        ValueError,
+        "grads[1] has shape (3, 5), expected (3, 4), a row of its variable for each of its indices",
+    ),
+    "index dtype": (
+        lambda c: [setattr(array, "dtype", ("uint", 64)) for array in c["indices"]],
+        TypeError,
+        "indices[0] has dtype uint64, expected int32 or int64",
+    ),
+    "two index dtypes": (
+        lambda c: setattr(c["indices"][1], "dtype", ("int", 32)),
+        TypeError,
+        "indices[1] has dtype int32, expected int64, the dtype of indices[0]",
+    ),
+    "clock shape": (
+        lambda c: setattr(c["clocks"][0], "shape", (5,)),
+        ValueError,
+        "clocks[0] has shape (5,), expected (6,), one more than the rows of its variable",
+    ),
+    "clocks": (lambda c: c["clocks"].pop(), ValueError, "clocks has 1 arrays, expected 2"),
+    "read-only clock": (
+        lambda c: setattr(c["clocks"][1], "read_only", True),
+        ValueError,
+        "clocks[1] is read-only",
+    ),
+    "same memory": (
+        lambda c: setattr(c["indices"][0], "address", c["clocks"][1].address + 8),
+        ValueError,
+        "clocks[1] and indices[0] share memory",
+    ),
+    "scalar": (
+        lambda c: [
+            setattr(c[name][0], "shape", ()) for name in ("variables", "accums", "accum_updates")
+        ],
+        ValueError,
+        "variables[0] is a scalar, which has no rows",
+    ),
+    "other GPU": (
+        lambda c: c["indices"].__setitem__(1, DeviceArray((3,), ("int", 64), device=(2, 1))),
+        ValueError,
+        "indices[1] is on CUDA device 1, expected 0, that of variables[0]",
+    ),
+    "NumPy": (
+        lambda c: c["clocks"].__setitem__(0, np.zeros(6, np.int64)),
+        TypeError,
+        "clocks[0] is a numpy.ndarray, expected an array on the GPU",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", BAD_SPARSE)
+def test_bad_sparse_input(mistake):
+    spoil, error, message = BAD_SPARSE[mistake]
+    call = make_sparse_call()
+    spoil(call)
+    with pytest.raises(error, match=re.escape(message)):
+        run_sparse(call)
+    check_returned(call.values())
+
+
 def test_gradients_may_be_shared_and_read_only():
     call = make_call()
     call[3][0].read_only = True
@@ -222,6 +323,8 @@ def test_capsule_that_was_used_already():
 def test_settings_that_do_not_go_with_a_gpu(settings, message):
     with pytest.raises(ValueError, match=message):
         run(make_call(), **settings)
+    with pytest.raises(ValueError, match=message):
+        run_sparse(make_sparse_call(), **settings)
 
 
 @pytest.mark.parametrize("stream", ["main", True, 1.0])
@@ -243,6 +346,8 @@ def test_stream_does_not_go_with_numpy():
     arrays = [np.ones(3, np.float32) for _ in range(4)]
     with pytest.raises(ValueError, match="stream is 0, expected None for arrays on the CPU"):
         kernels.fused_adadelta_apply(*arrays, learning_rate=1.0, stream=0)
+    with pytest.raises(ValueError, match="stream is 0, expected None for arrays on the CPU"):
+        kernels.fused_adadelta_sparse_apply(*arrays, np.arange(3), learning_rate=1.0, stream=0)
 
 
 def test_copy_streams_is_for_the_cpu():

@@ -1,7 +1,8 @@
-"""The CUDA kernel on a GPU, through every door that is there: `pytest -m gpu`."""
+"""The CUDA kernels on a GPU, through every door that is there: `pytest -m gpu`."""
 
 import contextlib
 import importlib.util
+import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 import tensorflow as tf
 from conftest import needs_xla
 from oracle import DTYPES, Oracle, update
+from test_sparse_kernel import check as check_lagging
 
 import tf_adadelta
 from tf_adadelta import _kernels, kernels, ops
@@ -383,6 +385,166 @@ def test_bad_input_changes_nothing(door):
             assert (door.get(array) == 1).all()
 
 
+SPARSE_SHAPES = [(13, 5), (40,), (7, 4097), (3, 2, 3), (3000, 64)]
+
+
+def put_clocks(door, oracle):
+    return [door.put(np.zeros(shape[0] + 1, np.int64)) for shape in oracle.shapes]
+
+
+def check_sparse(door, oracle, state, clocks):
+    door.synchronize()
+    values = [[door.get(array) for array in arrays] for arrays in state]
+    check_lagging(oracle, values, clocks and [door.get(clock) for clock in clocks])
+
+
+def run_sparse(door, state, grads, indices, clocks=None, learning_rate=1.0):
+    kernels.fused_adadelta_sparse_apply(
+        *state,
+        [door.put(grad) for grad in grads],
+        [door.put(rows) for rows in indices],
+        clocks=clocks,
+        learning_rate=learning_rate,
+    )
+
+
+@array_doors
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("index_dtype", ["int32", "int64"])
+@dtypes
+def test_sparse_matches_dense_oracle(door, dtype, index_dtype, exact):
+    """Also with no index at all, and with more than one tile of the sort takes."""
+    skip_dtype(door, dtype)
+    oracle = Oracle(SPARSE_SHAPES, dtype)
+    state = put_state(door, oracle)
+    clocks = put_clocks(door, oracle) if exact else None
+    for step in range(12):
+        count = (0, 1, 9, 6000)[step % 4]
+        indices = [
+            oracle.rng.integers(0, s[0], min(count, 20 if s[-1] > 4000 else count)).astype(
+                index_dtype
+            )
+            for s in SPARSE_SHAPES
+        ]
+        grads = oracle.new_slices(indices)
+        run_sparse(door, state, grads, indices, clocks, 0.5 / (1 + step))
+        oracle.sparse_step(grads, indices, 0.5 / (1 + step), lazy=not exact)
+    check_sparse(door, oracle, state, clocks)
+
+
+@array_doors
+@pytest.mark.parametrize("count", [1, 4095, 4096, 4097, 50_000, 3_000_000])
+def test_sparse_sort_of_any_length(door, count):
+    oracle = Oracle([(1_000_003, 1)], "float32")
+    state, clocks = put_state(door, oracle), put_clocks(door, oracle)
+    for _ in range(2):
+        indices = [oracle.rng.integers(0, 1_000_003, count)]
+        grads = oracle.new_slices(indices)
+        run_sparse(door, state, grads, indices, clocks)
+        oracle.sparse_step(grads, indices, 1.0)
+    check_sparse(door, oracle, state, clocks)
+
+
+@array_doors
+def test_sparse_same_bits_on_every_run(door):
+    """Sums of floats depend on their order: many duplicates, thousands of one row."""
+    results = []
+    for _ in range(5):
+        oracle = Oracle([(1000, 33), (7, 500)], "float32")
+        state, clocks = put_state(door, oracle), put_clocks(door, oracle)
+        for _ in range(3):
+            indices = [oracle.rng.zipf(1.2, 20_000) % 1000, oracle.rng.integers(0, 7, 500)]
+            run_sparse(door, state, oracle.new_slices(indices), indices, clocks)
+        door.synchronize()
+        results.append([door.get(array).tobytes() for row in (*state, clocks) for array in row])
+    assert all(result == results[0] for result in results[1:])
+
+
+BAD_INDICES = [3, -1, 13, 0, 3, 14, -5, 2**31 - 1, -(2**31), 12]
+
+
+@array_doors
+@pytest.mark.parametrize("index_dtype", ["int32", "int64"])
+def test_sparse_indices_out_of_range_are_skipped(door, index_dtype):
+    oracle = Oracle([(13, 5)], "float32")
+    indices = np.array(BAD_INDICES, index_dtype)
+    valid = (indices >= 0) & (indices < 13)
+    buffers, state = [], []
+    for role in oracle.values:
+        buffer = np.full((33, 5), 77, np.float32)
+        buffer[10:-10] = oracle.stored(role)[0]
+        buffers.append(door.put(buffer))
+        state.append([buffers[-1][10:-10]])
+    clocks = put_clocks(door, oracle)
+    for _ in range(3):
+        grads = oracle.new_slices([indices])
+        grads[0][~valid] = np.nan
+        run_sparse(door, state, grads, [indices], clocks)
+        oracle.sparse_step([grads[0][valid]], [indices[valid]], 1.0)
+    check_sparse(door, oracle, state, clocks)
+    for buffer in map(door.get, buffers):
+        assert (buffer[:10] == 77).all() and (buffer[-10:] == 77).all()
+
+
+@array_doors
+@pytest.mark.parametrize("index_dtype", ["int32", "int64"])
+def test_sparse_indices_are_checked_on_demand(door, index_dtype, monkeypatch):
+    monkeypatch.setenv("TF_ADADELTA_CHECK_INDICES", "1")
+    oracle = Oracle([(13, 5), (13, 5)], "float32")
+    state, clocks = put_state(door, oracle), put_clocks(door, oracle)
+    indices = [np.array([0, 12], index_dtype), np.array(BAD_INDICES, index_dtype)]
+    message = r"indices\[1\]\[1\] is -1, expected 0 to 12, a row of variables\[1\]"
+    with pytest.raises(IndexError, match=message):
+        run_sparse(door, state, oracle.new_slices(indices), indices, clocks)
+    check_sparse(door, oracle, state, clocks)
+    assert not any(door.get(clock).any() for clock in clocks)
+    indices[1] = indices[0]
+    grads = oracle.new_slices(indices)
+    run_sparse(door, state, grads, indices, clocks)
+    oracle.sparse_step(grads, indices, 1.0)
+    check_sparse(door, oracle, state, clocks)
+
+
+@array_doors
+def test_sparse_graph_is_captured_and_replayed(door):
+    """The memory of the sort is taken and given back inside the graph."""
+    oracle = Oracle([(300, 64), (7, 3)], "float32")
+    state, clocks = put_state(door, oracle), put_clocks(door, oracle)
+    indices = [oracle.rng.integers(0, shape[0], 50) for shape in oracle.shapes]
+    grads = oracle.new_slices(indices)
+    arguments = [[door.put(array) for array in arrays] for arrays in (grads, indices)]
+
+    def step():
+        kernels.fused_adadelta_sparse_apply(*state, *arguments, clocks=clocks, learning_rate=0.5)
+
+    with door.stream():
+        step()  # The driver loads a kernel when it is first launched.
+    door.synchronize()
+    replay = door.capture(step)
+    for _ in range(3):
+        replay()
+    for _ in range(4):
+        oracle.sparse_step(grads, indices, 0.5)
+    check_sparse(door, oracle, state, clocks)
+
+
+@array_doors
+def test_sparse_more_elements_than_32_bits_count(door):
+    rows = 2**31 // 64 + 3
+    if door.free_bytes() < 16e9:
+        pytest.skip("less than 16 GB of GPU memory are free")
+    flat = [door.filled(rows * 64, "float16", 0.0) for _ in range(3)]
+    state = [array.reshape((rows, 64)) for array in flat]
+    grad = np.ones((2, 64), np.float16)
+    for _ in range(2):
+        run_sparse(door, [[array] for array in state], [grad], [np.array([0, rows - 1])])
+    door.synchronize()
+    for array in state:
+        first, second, last = (door.get(array[i : i + 1]) for i in (0, 1, rows - 1))
+        np.testing.assert_array_equal(first, last)
+        assert first.all() and not second.any()
+
+
 @pytest.mark.skipif(
     shutil.which("compute-sanitizer") is None, reason="there is no compute-sanitizer on the PATH"
 )
@@ -404,6 +566,16 @@ def test_sanitizer_finds_nothing(door, check_for):
                 ]
                 kernels.fused_adadelta_apply(*arrays, learning_rate=1.0)
                 door.synchronize()
+        for dtype in ("float16", "float32", "float64"):
+            for shape in ((5, 3), (700, 64), (3, 4097)):
+                state = [door.put(np.ones(shape, dtype)) for _ in range(3)]
+                clock = door.put(np.zeros(shape[0] + 1, np.int64))
+                indices = door.put(np.arange(-2, 8) * 3)
+                grad = door.put(np.ones((10, *shape[1:]), dtype))
+                kernels.fused_adadelta_sparse_apply(
+                    *state, grad, indices, clocks=clock, learning_rate=1.0
+                )
+                door.synchronize()
         """
     sanitizer = ["compute-sanitizer", "--tool", check_for, "--error-exitcode", "86"]
     result = subprocess.run(
@@ -419,7 +591,11 @@ def test_sanitizer_finds_nothing(door, check_for):
 def as_function(mode, step):
     if mode == "eager":
         return step
-    return tf.function(step, jit_compile=mode == "jit", reduce_retracing=False)
+
+    def run(*arguments):  # A function may not return an operation.
+        step(*arguments)
+
+    return tf.function(run, jit_compile=mode == "jit", reduce_retracing=False)
 
 
 @needs_tensorflow_gpu
@@ -444,6 +620,119 @@ def test_op_matches_oracle(mode, dtype):
 
 
 @needs_tensorflow_gpu
+@tf_modes
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("index_dtype", ["int32", "int64"])
+@dtypes
+def test_sparse_op_matches_dense_oracle(mode, dtype, index_dtype, exact):
+    shapes = SPARSE_SHAPES[:-1]
+    oracle = Oracle(shapes, dtype)
+    with tf.device("GPU:0"):
+        state = [[tf.Variable(array) for array in oracle.stored(role)] for role in oracle.values]
+        clocks = [tf.Variable(tf.zeros(shape[0] + 1, tf.int64)) for shape in shapes]
+
+        @lambda step: as_function(mode, step)
+        def step(learning_rate, grads, indices):
+            ops.fused_adadelta_sparse_apply(
+                *state,
+                grads,
+                indices,
+                clocks=clocks if exact else None,
+                learning_rate=learning_rate,
+            )
+
+        for number in range(12):
+            indices = [oracle.rng.integers(0, shape[0], 9).astype(index_dtype) for shape in shapes]
+            grads = oracle.new_slices(indices)
+            learning_rate = 0.5 / (1 + number)
+            step(
+                tf.constant(learning_rate, tf.float64),
+                [tf.constant(grad) for grad in grads],
+                [tf.constant(rows) for rows in indices],
+            )
+            oracle.sparse_step(grads, indices, learning_rate, lazy=not exact)
+    assert all("GPU" in variable.device for row in (*state, clocks) for variable in row)
+    values = [[variable.numpy() for variable in row] for row in state]
+    check_lagging(oracle, values, [clock.numpy() for clock in clocks] if exact else None)
+
+
+@needs_tensorflow_gpu
+@tf_modes
+@pytest.mark.parametrize("checked", [True, False])
+def test_sparse_op_and_indices_out_of_range(mode, checked, monkeypatch):
+    monkeypatch.setenv("TF_ADADELTA_CHECK_INDICES", str(int(checked)))
+    with tf.device("GPU:0"):
+        state = [[tf.Variable(tf.ones((4, 3))) for _ in range(2)] for _ in range(3)]
+        step = as_function(
+            mode,
+            lambda rows: ops.fused_adadelta_sparse_apply(
+                *state, [tf.fill([2, 3], 2.0)] * 2, [[3, 0], rows], learning_rate=1.0
+            ),
+        )
+        if checked:
+            message = r"indices\[1\]\[1\] is 4, expected 0 to 3, a row of variables\[1\]"
+            with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+                step(tf.constant([2, 4]))
+        else:
+            step(tf.constant([2, 4]))
+    changed = [[(variable.numpy() != 1).any(axis=1).tolist() for variable in row] for row in state]
+    expected = [[False] * 4] * 2
+    if not checked:
+        expected = [[True, False, False, True], [False, False, True, False]]
+    assert changed == [expected] * 3
+
+
+@needs_tensorflow_gpu
+@tf_modes
+def test_embedding_trains_as_with_dense_gradients(mode):
+    """Through the optimizer, with its clocks on the GPU; read, assigned and stepped densely."""
+    results = []
+    for make in (keras.optimizers.Adadelta, tf_adadelta.Adadelta):
+        rng = np.random.default_rng(0)
+        with tf.device("GPU:0"):
+            table = keras.Variable(rng.standard_normal((50, 7)), dtype="float32")
+            optimizer = make(0.5)
+            optimizer.build([table])
+
+            @lambda step: as_function(mode, step)
+            def step(indices, values, sparse):
+                slices = tf.IndexedSlices(values, indices, tf.constant([50, 7]))
+                ours = isinstance(optimizer, tf_adadelta.Adadelta)  # noqa: B023
+                grad = slices if sparse and ours else tf.convert_to_tensor(slices)
+                optimizer.apply([grad], [table])  # noqa: B023
+
+            for number in range(12):
+                indices = tf.constant(rng.integers(0, 50, 20))
+                values = tf.constant(rng.standard_normal((20, 7)), tf.float32)
+                step(indices, values, number % 5 != 4)
+                if number == 6:  # Reading changes nothing.
+                    [variable.numpy() for variable in optimizer.variables]
+        results.append([table.numpy(), *(variable.numpy() for variable in optimizer.variables)])
+    for actual, expected in zip(*results):
+        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-6)
+
+
+@needs_tensorflow_gpu
+@needs_xla
+def test_one_sparse_custom_call_under_xla():
+    with tf.device("GPU:0"):
+        state = [tf.Variable(tf.ones((1000, 8))) for _ in range(3)]
+        clock = tf.Variable(tf.zeros(1001, tf.int64))
+
+        @tf.function(jit_compile=True)
+        def step(indices):
+            grad = tf.gather(state[0], indices)
+            ops.fused_adadelta_sparse_apply(*state, grad, indices, clocks=clock, learning_rate=1.0)
+
+        indices = tf.constant([5, 7, 5])
+        step(indices)
+        hlo = step.experimental_get_compiler_ir(indices)(stage="optimized_hlo")
+    assert hlo.count('custom_call_target="tf_adadelta_fused_adadelta_sparse_apply"') == 1
+    made = re.findall(r"= (?:f32\[1000,8\]|s64\[1001\])\S* (\w[\w-]*)\(", hlo)
+    assert set(made) <= {"parameter", "get-tuple-element"}, made
+
+
+@needs_tensorflow_gpu
 @pytest.mark.parametrize("mode", ["eager", "graph"])
 def test_what_was_read_before_stays(mode):
     """A buffer that somebody still reads is copied before it is written."""
@@ -451,7 +740,7 @@ def test_what_was_read_before_stays(mode):
         state = [tf.Variable(tf.ones(5000)) for _ in range(3)]
         read = [variable.read_value() for variable in state]
         as_function(
-            mode, lambda: ops.fused_adadelta_apply(*state, tf.ones(5000), learning_rate=1.0)
+            mode, lambda: ops.fused_adadelta_apply(*state, tf.fill([5000], 2.0), learning_rate=1.0)
         )()
     for before, variable in zip(read, state):
         np.testing.assert_array_equal(before.numpy(), np.ones(5000))

@@ -1,12 +1,10 @@
-"""The CUDA kernel on arrays of other libraries, which hand them over by DLPack."""
+"""The CUDA kernels on arrays of other libraries, which hand them over by DLPack."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-
-from tf_adadelta import _kernels
 
 _CUDA_DEVICE_TYPES = (2, 13)  # DLPack's kDLCUDA and kDLCUDAManaged.
 _LEGACY_DEFAULT_STREAM = 1  # As DLPack and CUDA count; 0 would be ambiguous.
@@ -18,12 +16,15 @@ def is_device_array(value: Any) -> bool:
     return hasattr(value, "__dlpack_device__") and not isinstance(value, np.ndarray)
 
 
-def fused_adadelta_apply(
-    lists: dict[str, Sequence[Any]], hyperparameters: dict[str, Any], stream: int | None
+def apply(
+    kernel: Callable[..., None],
+    lists: dict[str, Sequence[Any] | None],
+    hyperparameters: dict[str, Any],
+    stream: int | None,
 ) -> None:
-    """Queues the update of the arrays of four lists, not all of NumPy.
+    """Queues a call of a kernel of `_kernels` on lists of arrays, not all of NumPy.
 
-    See `tf_adadelta.kernels.fused_adadelta_apply`.
+    A list may be None where the kernel can do without it. See `tf_adadelta.kernels` for the rest.
     """
     device = _check_devices(lists, hyperparameters)
     if stream is not None and (isinstance(stream, bool) or not isinstance(stream, int)):
@@ -38,8 +39,11 @@ def fused_adadelta_apply(
     stream = stream or _LEGACY_DEFAULT_STREAM
     in_order = current is not None and stream == (current or _LEGACY_DEFAULT_STREAM)
     wait = _IN_ORDER if in_order else stream
-    _kernels.fused_adadelta_apply_on_device(
-        *([_capsule(array, wait) for array in arrays] for arrays in lists.values()),
+    kernel(
+        *(
+            None if arrays is None else [_capsule(array, wait) for array in arrays]
+            for arrays in lists.values()
+        ),
         *(
             _capsule(value, wait) if is_device_array(value) else float(value)
             for value in hyperparameters.values()
@@ -48,10 +52,12 @@ def fused_adadelta_apply(
     )
 
 
-def _check_devices(lists: dict[str, Sequence[Any]], hyperparameters: dict[str, Any]) -> int:
+def _check_devices(lists: dict[str, Sequence[Any] | None], hyperparameters: dict[str, Any]) -> int:
     """Returns the number of the CUDA device that all arrays are on."""
     named = [
-        (f"{name}[{i}]", array) for name, arrays in lists.items() for i, array in enumerate(arrays)
+        (f"{name}[{i}]", array)
+        for name, arrays in lists.items()
+        for i, array in enumerate(arrays or [])
     ]
     named += [(name, value) for name, value in hyperparameters.items() if is_device_array(value)]
     expected, expected_of = None, None

@@ -78,14 +78,12 @@ def fused_adadelta_apply(
     """
     lists, all_numpy = _as_lists(variables, accums, accum_updates, grads)
     if not all_numpy:
-        for name, value in (("num_threads", num_threads), ("instruction_set", instruction_set)):
-            if value is not None:
-                raise ValueError(f"{name} is {value!r}, expected None for arrays on a GPU")
+        _check_for_gpu(num_threads, instruction_set)
         hyperparameters = {"learning_rate": learning_rate, "rho": rho, "epsilon": epsilon}
-        _device_arrays.fused_adadelta_apply(lists, hyperparameters, stream)
+        kernel = _kernels.fused_adadelta_apply_on_device
+        _device_arrays.apply(kernel, lists, hyperparameters, stream)
         return
-    if stream is not None:
-        raise ValueError(f"stream is {stream!r}, expected None for arrays on the CPU")
+    _check_for_cpu(stream)
     _kernels.fused_adadelta_apply(
         *lists.values(),
         learning_rate,
@@ -97,18 +95,19 @@ def fused_adadelta_apply(
 
 
 def fused_adadelta_sparse_apply(
-    variables: Arrays,
-    accums: Arrays,
-    accum_updates: Arrays,
-    grads: Arrays,
-    indices: Arrays,
+    variables: Arrays | DeviceArrays,
+    accums: Arrays | DeviceArrays,
+    accum_updates: Arrays | DeviceArrays,
+    grads: Arrays | DeviceArrays,
+    indices: Arrays | DeviceArrays,
     *,
-    clocks: Arrays | None = None,
-    learning_rate: float,
-    rho: float = 0.95,
-    epsilon: float = 1e-7,
+    clocks: Arrays | DeviceArrays | None = None,
+    learning_rate: Any,
+    rho: Any = 0.95,
+    epsilon: Any = 1e-7,
     num_threads: int | None = None,
     instruction_set: str | None = None,
+    stream: int | None = None,
 ) -> None:
     """Updates the rows of a list of arrays that have a gradient.
 
@@ -120,8 +119,14 @@ def fused_adadelta_sparse_apply(
     too: the decay of a row is put off until it has a gradient again, and its clock tells how far it
     has fallen behind. `rho` must then be the same in every call.
 
+    On a GPU the call only queues its work, like `fused_adadelta_apply`, and rows whose index is out
+    of range are skipped: to know of them, the host would have to wait. With
+    TF_ADADELTA_CHECK_INDICES=1 in the environment it does, and such an index is an error there too.
+    The sort takes its memory from the pool of the CUDA driver: 32 bytes for each index, and some.
+
     Args:
-        variables: An array of one or more dimensions, or a sequence of them. Updated in place.
+        variables: An array of one or more dimensions, or a sequence of them. Updated in place. On
+            the CPU or on a GPU, as in `fused_adadelta_apply`.
         accums: The decayed averages of the squared gradients, like `variables`. Updated in place.
         accum_updates: The decayed averages of the squared updates, like `variables`. Updated in
             place.
@@ -130,26 +135,34 @@ def fused_adadelta_sparse_apply(
             gradient belongs to.
         clocks: int64, shape `(rows + 1,)`, zero at first: the count of updates that each row has
             caught up with, and last the count of updates of the variable. Updated in place.
-        learning_rate: The factor of the update; 1.0 in the paper.
-        rho: The decay rate of both averages.
-        epsilon: Added inside both square roots.
-        num_threads: How many threads may work at once. Defaults to one for each core.
-        instruction_set: One of `instruction_sets()`. Defaults to the widest.
+        learning_rate: The factor of the update; 1.0 in the paper. A number or, for a GPU, an array,
+            as in `fused_adadelta_apply`.
+        rho: The decay rate of both averages, likewise.
+        epsilon: Added inside both square roots, likewise.
+        num_threads: How many threads may work at once. Defaults to one for each core. For the CPU.
+        instruction_set: One of `instruction_sets()`. Defaults to the widest. For the CPU.
+        stream: The CUDA stream, as in `fused_adadelta_apply`.
 
     Raises:
-        IndexError: An index is not that of a row.
-        TypeError: An array has another dtype than expected.
+        IndexError: An index is not that of a row. Nothing is written.
+        TypeError: As `fused_adadelta_apply`.
         ValueError: As `fused_adadelta_apply`; a variable is a scalar.
+        RuntimeError: As `fused_adadelta_apply`; the memory of the GPU does not suffice.
     """
     lists, all_numpy = _as_lists(
         variables, accums, accum_updates, grads, indices, [] if clocks is None else clocks
     )
+    if clocks is None:
+        lists["clocks"] = None
     if not all_numpy:
-        raise TypeError("fused_adadelta_sparse_apply takes numpy.ndarray only")
-    *others, clock_list = lists.values()
+        _check_for_gpu(num_threads, instruction_set)
+        hyperparameters = {"learning_rate": learning_rate, "rho": rho, "epsilon": epsilon}
+        kernel = _kernels.fused_adadelta_sparse_apply_on_device
+        _device_arrays.apply(kernel, lists, hyperparameters, stream)
+        return
+    _check_for_cpu(stream)
     _kernels.fused_adadelta_sparse_apply(
-        *others,
-        None if clocks is None else clock_list,
+        *lists.values(),
         learning_rate,
         rho,
         epsilon,
@@ -179,6 +192,17 @@ def copy_streams(
     _kernels.copy_streams(
         *lists.values(), num_threads or os.cpu_count() or 1, instruction_set or ""
     )
+
+
+def _check_for_gpu(num_threads: int | None, instruction_set: str | None) -> None:
+    for name, value in (("num_threads", num_threads), ("instruction_set", instruction_set)):
+        if value is not None:
+            raise ValueError(f"{name} is {value!r}, expected None for arrays on a GPU")
+
+
+def _check_for_cpu(stream: int | None) -> None:
+    if stream is not None:
+        raise ValueError(f"stream is {stream!r}, expected None for arrays on the CPU")
 
 
 def _as_lists(*arguments: Any) -> tuple[dict[str, list[Any]], bool]:

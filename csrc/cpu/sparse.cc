@@ -1,9 +1,8 @@
 #include "cpu/sparse.h"
 
 #include <algorithm>
-#include <cmath>
-#include <limits>
 
+#include "adadelta.h"
 #include "cpu/flush_subnormals.h"
 #include "cpu/row_groups.h"
 #include "partition.h"
@@ -29,23 +28,13 @@ int64_t IndexAt(IndexType type, const void* indices, int64_t position) {
                                    : static_cast<const int64_t*>(indices)[position];
 }
 
-// See DecayIdle. Never zero nor subnormal, so that an infinite average stays infinite.
-double HalfDecay(const SparseTensorUpdate& update, int64_t row, double rho, DType dtype) {
+double HalfDecayOf(const SparseTensorUpdate& update, int64_t row, double rho, DType dtype) {
   if (update.clock == nullptr) return 1.0;
   const int64_t idle = update.clock[update.rows] - update.clock[row];
-  if (idle <= 0) return 1.0;
-  const double smallest = dtype == DType::kDouble ? std::numeric_limits<double>::min()
-                                                  : std::numeric_limits<float>::min();
-  return std::max(std::pow(rho, 0.5 * static_cast<double>(idle)), smallest);
+  return dtype == DType::kDouble ? HalfDecay<double>(rho, idle) : HalfDecay<float>(rho, idle);
 }
 
 }  // namespace
-
-std::string BadIndex::Describe() const {
-  const std::string which = "[" + std::to_string(variable) + "]";
-  return "indices" + which + "[" + std::to_string(position) + "] is " + std::to_string(index) +
-         ", expected 0 to " + std::to_string(rows - 1) + ", a row of variables" + which;
-}
 
 std::optional<BadIndex> FindBadIndex(IndexType index_type,
                                      const std::vector<SparseTensorUpdate>& updates) {
@@ -84,7 +73,7 @@ void SparseUpdate(DType dtype, IndexType index_type, const std::vector<SparseTen
       std::vector<double> half_decays;
       half_decays.reserve(last - first + 1);
       for (int64_t j = first; j <= last; ++j) {
-        half_decays.push_back(HalfDecay(update, groups[i].rows[j], hyperparameters.rho, dtype));
+        half_decays.push_back(HalfDecayOf(update, groups[i].rows[j], hyperparameters.rho, dtype));
       }
       instruction_set.sparse_loop(
           dtype, update,

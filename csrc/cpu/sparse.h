@@ -5,25 +5,14 @@
 
 #include <cstdint>
 #include <optional>
-#include <string>
 #include <vector>
 
+#include "bad_index.h"
 #include "cpu/instruction_set.h"
 #include "cpu/parallel.h"
 #include "tensor_update.h"
 
 namespace tf_adadelta {
-
-// An index that no row of its variable has.
-struct BadIndex {
-  // Such as "indices[1][7] is 50, expected 0 to 49, a row of variables[1]".
-  std::string Describe() const;
-
-  size_t variable;
-  int64_t position;
-  int64_t index;
-  int64_t rows;
-};
 
 // Returns the first index of the list that is out of range.
 std::optional<BadIndex> FindBadIndex(IndexType index_type,

@@ -8,28 +8,11 @@
 #include <type_traits>
 
 #include "adadelta.h"
+#include "cuda/compute.h"
 #include "cuda/launch_plan.h"
 #include "storage.h"
 
-// An array whose index is not known when its loop is compiled would lie in memory, not in
-// registers.
-#if defined(__CUDA_ARCH__)
-#define TF_ADADELTA_UNROLL _Pragma("unroll")
-#else
-#define TF_ADADELTA_UNROLL
-#endif
-
 namespace tf_adadelta::cuda {
-
-// The type in which the step is computed, for each storage type.
-template <typename Storage>
-struct ComputeOf {
-  using type = float;
-};
-template <>
-struct ComputeOf<double> {
-  using type = double;
-};
 
 // What one instruction loads or stores.
 template <typename Storage>
@@ -51,12 +34,6 @@ TF_ADADELTA_INLINE auto& VectorAt(Storage* start, int i) {
   using Result =
       std::conditional_t<std::is_const_v<Storage>, const Vector<Element>, Vector<Element>>;
   return reinterpret_cast<Result*>(start)[i];
-}
-
-template <typename T>
-TF_ADADELTA_INLINE Scalars<T> ReadScalars(const DeviceHyperparameters& h) {
-  const auto value = [](const Scalar& s) { return s.pointer != nullptr ? *s.pointer : s.value; };
-  return MakeScalars<T>(value(h.learning_rate), value(h.rho), value(h.epsilon));
 }
 
 template <typename Storage, typename Compute>

@@ -1,5 +1,6 @@
 // What a build without CUDA answers.
 #include "cuda/dense.h"
+#include "cuda/sparse.h"
 
 namespace tf_adadelta::cuda {
 namespace {
@@ -13,6 +14,22 @@ std::string DenseUpdate(DType, const std::vector<TensorUpdate>&, const DeviceHyp
                         const Stream&) {
   return kMissing;
 }
+
+std::string SparseUpdate(DType, IndexType, const std::vector<SparseTensorUpdate>&,
+                         const DeviceHyperparameters&, const Allocate&, const Stream&) {
+  return kMissing;
+}
+
+bool IndicesAreChecked() { return false; }
+
+std::string FindBadIndex(IndexType, const std::vector<SparseTensorUpdate>&, const Allocate&,
+                         const Stream&, std::optional<BadIndex>*) {
+  return kMissing;
+}
+
+void* StreamMemory::Allocate(size_t) { return nullptr; }
+
+StreamMemory::~StreamMemory() = default;
 
 std::string Copy(void*, const void*, size_t, const Stream&) { return kMissing; }
 

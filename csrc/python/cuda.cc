@@ -2,12 +2,17 @@
 
 #include <pybind11/stl.h>
 
+#include <algorithm>
+#include <cmath>
 #include <cstdint>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
+#include "bad_index.h"
 #include "cuda/dense.h"
+#include "cuda/sparse.h"
 #include "python/arrays.h"
 #include "python/dlpack.h"
 
@@ -85,10 +90,43 @@ void Apply(const Capsules& variables, const Capsules& accums, const Capsules& ac
   if (!error.empty()) throw std::runtime_error(error);
 }
 
+void SparseApply(const Capsules& variables, const Capsules& accums, const Capsules& accum_updates,
+                 const Capsules& grads, const Capsules& indices,
+                 const std::optional<Capsules>& clocks, const py::object& learning_rate,
+                 const py::object& rho, const py::object& epsilon, uintptr_t stream) {
+  DeviceArrays taken;
+  const SparseArrays arrays(
+      taken.Take(variables, "variables"), taken.Take(accums, "accums"),
+      taken.Take(accum_updates, "accum_updates"), taken.Take(grads, "grads"),
+      taken.Take(indices, "indices"),
+      clocks ? std::make_optional(taken.Take(*clocks, "clocks")) : std::nullopt);
+  const cuda::DeviceHyperparameters hyperparameters = {
+      taken.TakeScalar(learning_rate, "learning_rate"), taken.TakeScalar(rho, "rho"),
+      taken.TakeScalar(epsilon, "epsilon")};
+  const cuda::Stream cuda_stream = {reinterpret_cast<void*>(stream), taken.device()};
+  std::string error;
+  std::optional<BadIndex> bad;
+  {
+    const py::gil_scoped_release release;
+    cuda::StreamMemory memory(cuda_stream);
+    const auto allocate = [&](size_t bytes) { return memory.Allocate(bytes); };
+    if (cuda::IndicesAreChecked()) {
+      error = cuda::FindBadIndex(arrays.index_type, arrays.updates, allocate, cuda_stream, &bad);
+    }
+    if (error.empty() && !bad) {
+      error = cuda::SparseUpdate(arrays.dtype, arrays.index_type, arrays.updates, hyperparameters,
+                                 allocate, cuda_stream);
+    }
+  }
+  if (bad) throw py::index_error(bad->Describe());
+  if (!error.empty()) throw std::runtime_error(error);
+}
+
 }  // namespace
 
 void DefineCudaFunctions(py::module_& module) {
   module.def("fused_adadelta_apply_on_device", &Apply);
+  module.def("fused_adadelta_sparse_apply_on_device", &SparseApply);
 }
 
 }  // namespace tf_adadelta

@@ -4,8 +4,12 @@
 
 #include <vector>
 
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "bad_index.h"
 #include "tensor_update.h"
 #include "tensorflow/core/framework/op_kernel.h"
+#include "tensorflow/core/framework/resource_mgr.h"
 #include "tensorflow/inputs.h"
 #include "tensorflow/variables.h"
 
@@ -41,6 +45,14 @@ inline std::vector<SparseTensorUpdate> SparseUpdatesOf(tensorflow::OpKernelConte
                        ctx->input(inputs.indices(i)).NumElements()});
   }
   return updates;
+}
+
+// The error for an index that is out of range.
+inline absl::Status OutOfRange(tensorflow::OpKernelContext* ctx, const Inputs& inputs,
+                               const BadIndex& bad) {
+  const int var = inputs.var(static_cast<int>(bad.variable));
+  return absl::InvalidArgumentError(
+      absl::StrCat(bad.Describe(), " ('", tensorflow::HandleFromInput(ctx, var).name(), "')"));
 }
 
 }  // namespace tf_adadelta

@@ -93,17 +93,13 @@ class FusedAdadeltaSparseApplyOp : public FusedOp<T> {
   }
 
  private:
-  static constexpr IndexType kIndexType =
-      sizeof(Index) == 4 ? IndexType::kInt32 : IndexType::kInt64;
+  static constexpr IndexType kIndexType = IndexTypeOf<Index>();
 
   absl::Status CheckValues(OpKernelContext* ctx, const Inputs& inputs,
                            const LockedVariables& vars) const override {
     const std::optional<BadIndex> bad =
         FindBadIndex(kIndexType, SparseUpdatesOf(ctx, inputs, vars));
-    if (!bad) return absl::OkStatus();
-    const int var = inputs.var(static_cast<int>(bad->variable));
-    return absl::InvalidArgumentError(
-        absl::StrCat(bad->Describe(), " ('", tensorflow::HandleFromInput(ctx, var).name(), "')"));
+    return bad ? OutOfRange(ctx, inputs, *bad) : absl::OkStatus();
   }
 
   int num_variables_;

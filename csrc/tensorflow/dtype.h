@@ -26,6 +26,12 @@ constexpr DType DTypeOf<double>() {
   return DType::kDouble;
 }
 
+template <typename Index>
+constexpr IndexType IndexTypeOf() {
+  static_assert(sizeof(Index) == 4 || sizeof(Index) == 8);
+  return sizeof(Index) == 4 ? IndexType::kInt32 : IndexType::kInt64;
+}
+
 }  // namespace tf_adadelta
 
 #endif  // TF_ADADELTA_TENSORFLOW_DTYPE_H_

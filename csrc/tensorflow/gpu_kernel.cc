@@ -1,15 +1,19 @@
-// FusedAdadeltaApply on the GPU: TensorFlow's variables and stream, handed to the kernel.
+// The ops on the GPU: TensorFlow's variables, stream and memory, handed to the kernels.
 //
 // Every input but the handles is in device memory, the hyperparameters too: reading one on the host
 // would wait for the GPU at every step.
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "bad_index.h"
 #include "cuda/dense.h"
+#include "cuda/sparse.h"
 #include "tensorflow/calls.h"
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/dtype.h"
 #include "tensorflow/inputs.h"
+#include "tensorflow/shapes.h"
 #include "tensorflow/variables.h"
 #include "xla/stream_executor/stream.h"
 
@@ -42,6 +46,25 @@ absl::Status Unshare(OpKernelContext* ctx, const Inputs& inputs, const LockedVar
   return absl::OkStatus();
 }
 
+cuda::Stream StreamOf(OpKernelContext* ctx) {
+  return {ctx->op_device_context()->stream()->platform_specific_handle().stream};
+}
+
+// Makes the variables of a call ready to be written, like Prepare of the CPU's kernels.
+absl::Status Prepare(OpKernelContext* ctx, const Inputs& inputs, tensorflow::DataType dtype,
+                     const cuda::Stream& stream, LockedVariables* vars) {
+  TF_RETURN_IF_ERROR(vars->FindAndLock(ctx, inputs));
+  TF_RETURN_IF_ERROR(vars->Validate(ctx, inputs, dtype));
+  return Unshare(ctx, inputs, *vars, stream);
+}
+
+cuda::DeviceHyperparameters HyperparametersOf(OpKernelContext* ctx, const Inputs& inputs) {
+  const auto scalar = [&](int input) {
+    return cuda::Scalar{static_cast<const double*>(ctx->input(input).data()), 0.0};
+  };
+  return {scalar(inputs.learning_rate()), scalar(inputs.rho()), scalar(inputs.epsilon())};
+}
+
 template <typename T>
 class FusedAdadeltaApplyGpuOp : public tensorflow::OpKernel {
  public:
@@ -49,37 +72,83 @@ class FusedAdadeltaApplyGpuOp : public tensorflow::OpKernel {
 
   void Compute(OpKernelContext* ctx) override {
     const Inputs inputs = Inputs::Dense((ctx->num_inputs() - Inputs::kNumScalars) / 4);
+    const cuda::Stream stream = StreamOf(ctx);
     LockedVariables vars;
-    OP_REQUIRES_OK(ctx, vars.FindAndLock(ctx, inputs));
-    OP_REQUIRES_OK(ctx, vars.Validate(ctx, inputs, tensorflow::DataTypeToEnum<T>::value));
-
-    const cuda::Stream stream = {
-        ctx->op_device_context()->stream()->platform_specific_handle().stream};
-    OP_REQUIRES_OK(ctx, Unshare(ctx, inputs, vars, stream));
-    const auto scalar = [&](int input) {
-      return cuda::Scalar{static_cast<const double*>(ctx->input(input).data()), 0.0};
-    };
-    const cuda::DeviceHyperparameters hyperparameters = {
-        scalar(inputs.learning_rate()), scalar(inputs.rho()), scalar(inputs.epsilon())};
+    OP_REQUIRES_OK(ctx, Prepare(ctx, inputs, tensorflow::DataTypeToEnum<T>::value, stream, &vars));
     OP_REQUIRES_OK(ctx, ToStatus(cuda::DenseUpdate(DTypeOf<T>(), UpdatesOf(ctx, inputs, vars),
-                                                   hyperparameters, stream)));
+                                                   HyperparametersOf(ctx, inputs), stream)));
   }
 };
 
+template <typename T, typename Index>
+class FusedAdadeltaSparseApplyGpuOp : public tensorflow::OpKernel {
+ public:
+  explicit FusedAdadeltaSparseApplyGpuOp(tensorflow::OpKernelConstruction* ctx) : OpKernel(ctx) {
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("N", &num_variables_));
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("num_clocks", &num_clocks_));
+    OP_REQUIRES_OK(ctx, CheckNumClocks(num_variables_, num_clocks_));
+  }
+
+  void Compute(OpKernelContext* ctx) override {
+    const Inputs inputs = Inputs::Sparse(num_variables_, num_clocks_ > 0);
+    const cuda::Stream stream = StreamOf(ctx);
+    LockedVariables vars;
+    OP_REQUIRES_OK(ctx, Prepare(ctx, inputs, tensorflow::DataTypeToEnum<T>::value, stream, &vars));
+    const std::vector<SparseTensorUpdate> updates = SparseUpdatesOf(ctx, inputs, vars);
+    // TensorFlow gives freed memory only to what comes later on the same stream.
+    std::vector<Tensor> memory;
+    absl::Status allocated;
+    const auto allocate = [&](size_t bytes) -> void* {
+      allocated = ctx->allocate_temp(tensorflow::DT_UINT8,
+                                     tensorflow::TensorShape({static_cast<int64_t>(bytes)}),
+                                     &memory.emplace_back());
+      return allocated.ok() ? memory.back().data() : nullptr;
+    };
+    if (cuda::IndicesAreChecked()) {
+      std::optional<BadIndex> bad;
+      const std::string error = cuda::FindBadIndex(kIndexType, updates, allocate, stream, &bad);
+      OP_REQUIRES_OK(ctx, allocated);
+      OP_REQUIRES_OK(ctx, ToStatus(error));
+      OP_REQUIRES(ctx, !bad, OutOfRange(ctx, inputs, *bad));
+    }
+    const std::string error = cuda::SparseUpdate(DTypeOf<T>(), kIndexType, updates,
+                                                 HyperparametersOf(ctx, inputs), allocate, stream);
+    OP_REQUIRES_OK(ctx, allocated);
+    OP_REQUIRES_OK(ctx, ToStatus(error));
+  }
+
+ private:
+  static constexpr IndexType kIndexType = IndexTypeOf<Index>();
+
+  int num_variables_;
+  int num_clocks_;
+};
+
 // A handle is a value of the host; what it names is on the device.
-#define REGISTER_KERNEL(T)                                    \
-  REGISTER_KERNEL_BUILDER(Name("FusedAdadeltaApply")          \
-                              .Device(tensorflow::DEVICE_GPU) \
-                              .HostMemory("vars")             \
-                              .HostMemory("accums")           \
-                              .HostMemory("accum_updates")    \
-                              .TypeConstraint<T>("T"),        \
-                          FusedAdadeltaApplyGpuOp<T>)
+#define ON_GPU(op)                    \
+  Name(op)                            \
+      .Device(tensorflow::DEVICE_GPU) \
+      .HostMemory("vars")             \
+      .HostMemory("accums")           \
+      .HostMemory("accum_updates")
+#define REGISTER_SPARSE_KERNEL(T, Index)                          \
+  REGISTER_KERNEL_BUILDER(ON_GPU("FusedAdadeltaSparseApply")      \
+                              .HostMemory("clocks")               \
+                              .TypeConstraint<T>("T")             \
+                              .TypeConstraint<Index>("Tindices"), \
+                          FusedAdadeltaSparseApplyGpuOp<T, Index>)
+#define REGISTER_KERNEL(T)                                                     \
+  REGISTER_KERNEL_BUILDER(ON_GPU("FusedAdadeltaApply").TypeConstraint<T>("T"), \
+                          FusedAdadeltaApplyGpuOp<T>);                         \
+  REGISTER_SPARSE_KERNEL(T, int32_t);                                          \
+  REGISTER_SPARSE_KERNEL(T, int64_t)
 REGISTER_KERNEL(Eigen::half);
 REGISTER_KERNEL(Eigen::bfloat16);
 REGISTER_KERNEL(float);
 REGISTER_KERNEL(double);
 #undef REGISTER_KERNEL
+#undef REGISTER_SPARSE_KERNEL
+#undef ON_GPU
 
 }  // namespace
 }  // namespace tf_adadelta

@@ -154,14 +154,18 @@ bool OnDevice(XlaOpKernelContext* ctx, const char* device) {
   return ctx->compiler()->options().device_type.type_string() == device;
 }
 
-bool WantsCustomCall(XlaOpKernelContext* ctx, const Inputs& inputs, const Operands& operands) {
-  if (HloForced()) return false;
-  if (OnDevice(ctx, "XLA_CPU_JIT")) return NumElements(inputs, operands) >= kSmallestCustomCall;
+// Whether there is a handler of the custom calls for the device.
+bool HasHandler(XlaOpKernelContext* ctx) {
 #if defined(TF_ADADELTA_CUDA)
-  // One launch, where HLO would become a kernel for every few variables.
   if (OnDevice(ctx, "XLA_GPU_JIT")) return true;
 #endif
-  return false;
+  return OnDevice(ctx, "XLA_CPU_JIT");
+}
+
+bool WantsCustomCall(XlaOpKernelContext* ctx, const Inputs& inputs, const Operands& operands) {
+  if (HloForced() || !HasHandler(ctx)) return false;
+  // On the GPU one launch, where HLO would become a kernel for every few variables.
+  return !OnDevice(ctx, "XLA_CPU_JIT") || NumElements(inputs, operands) >= kSmallestCustomCall;
 }
 
 class FusedXlaOp : public tensorflow::XlaOpKernel {
@@ -215,9 +219,11 @@ class FusedAdadeltaSparseApplyXlaOp : public FusedXlaOp {
   }
 
   void Compile(XlaOpKernelContext* ctx) override {
-    OP_REQUIRES(
-        ctx, OnDevice(ctx, "XLA_CPU_JIT"),
-        absl::UnimplementedError("FusedAdadeltaSparseApply is compiled by XLA for the CPU only"));
+    OP_REQUIRES(ctx, HasHandler(ctx),
+                absl::UnimplementedError(absl::StrCat(
+                    "tf_adadelta was built without what FusedAdadeltaSparseApply needs on ",
+                    ctx->compiler()->options().device_type.type_string(),
+                    "; `python -m tf_adadelta` says why and how to rebuild it")));
     const Inputs inputs = Inputs::Sparse(num_variables(), num_clocks_ > 0);
     Operands operands;
     OP_REQUIRES_OK(ctx, Read(ctx, inputs, &operands));

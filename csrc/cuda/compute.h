@@ -1,0 +1,39 @@
+// What the bodies of the kernels have in common.
+#ifndef TF_ADADELTA_CUDA_COMPUTE_H_
+#define TF_ADADELTA_CUDA_COMPUTE_H_
+
+#include "adadelta.h"
+#include "cuda/dense.h"
+
+// An array whose index is not known when its loop is compiled would lie in memory, not in
+// registers.
+#if defined(__CUDA_ARCH__)
+#define TF_ADADELTA_UNROLL _Pragma("unroll")
+#else
+#define TF_ADADELTA_UNROLL
+#endif
+
+namespace tf_adadelta::cuda {
+
+// The type in which the step is computed, for each storage type.
+template <typename Storage>
+struct ComputeOf {
+  using type = float;
+};
+template <>
+struct ComputeOf<double> {
+  using type = double;
+};
+
+TF_ADADELTA_INLINE double ReadScalar(const Scalar& scalar) {
+  return scalar.pointer != nullptr ? *scalar.pointer : scalar.value;
+}
+
+template <typename T>
+TF_ADADELTA_INLINE Scalars<T> ReadScalars(const DeviceHyperparameters& h) {
+  return MakeScalars<T>(ReadScalar(h.learning_rate), ReadScalar(h.rho), ReadScalar(h.epsilon));
+}
+
+}  // namespace tf_adadelta::cuda
+
+#endif  // TF_ADADELTA_CUDA_COMPUTE_H_
