@@ -92,7 +92,8 @@ def fused_adadelta_sparse_apply(
 
     Rows of a gradient with the same index are summed first, in their order, in the type of the
     arithmetic. Nothing is written unless every variable of the call can be and every index is that
-    of a row.
+    of a row. On a GPU the host would have to wait to know the latter: there, rows of a gradient
+    whose index is out of range are skipped unless the environment has TF_ADADELTA_CHECK_INDICES=1.
 
     Without `clocks` only the rows with a gradient change, as
     `tf.raw_ops.ResourceSparseApplyAdadelta` has it. With them the result is that of
