@@ -190,6 +190,28 @@ def test_held_slots_are_up_to_date(compiled):
             np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-7)
 
 
+def test_what_is_printed_is_up_to_date():
+    optimizer, table = make()
+    stock, copy = make_stock(table)
+    for number in range(5):
+        optimizer.apply([slices([number], 0)], [table])
+        stock.apply([dense(slices([number], 0))], [copy])
+    with np.printoptions(precision=4):
+        ours, theirs = (repr(made.variables[2]).split("shape=")[1] for made in (optimizer, stock))
+    assert ours == theirs
+
+
+def test_exported_slots_are_up_to_date(tmp_path):
+    optimizer, table = make()
+    for number in range(5):
+        optimizer.apply([slices([number], 0)], [table])
+    expected = optimizer.variables[2].numpy()
+    module = tf.Module()
+    module.slot = optimizer.variables[2]
+    tf.saved_model.save(module, tmp_path / "module")
+    np.testing.assert_array_equal(tf.saved_model.load(tmp_path / "module").slot.numpy(), expected)
+
+
 def test_slots_read_in_a_graph_before_the_first_sparse_gradient():
     """That graph goes on to be right: their rows then never lag."""
     optimizer, table = make()

@@ -62,6 +62,12 @@ class Slot(keras.Variable):
         self.caught_up()
         super()._direct_assign(value)
 
+    def __repr__(self) -> str:
+        if self.clock is None or not tf.executing_eagerly():
+            return super().__repr__()
+        shape, value = self.shape, self.value.numpy()
+        return f"<Variable path={self.path}, shape={shape}, dtype={self.dtype}, value={value}>"
+
     @property
     def handle(self) -> tf.Tensor:
         return self.caught_up().handle
@@ -71,8 +77,10 @@ class Slot(keras.Variable):
         return self._value._shared_name
 
     def _serialize_to_tensors(self) -> dict[str, Any]:
-        if self.clock is None:
-            return super()._serialize_to_tensors()
+        # The graph of a SavedModel cannot read the clock; its export has caught up before.
+        can_read = tf.executing_eagerly() or tf.compat.v1.get_default_graph().building_function
+        if self.clock is None or not can_read:
+            return self._value._serialize_to_tensors()
         return {"VARIABLE_VALUE": self.value}
 
     def _restore_from_tensors(self, restored_tensors: dict[str, tf.Tensor]) -> Any:
@@ -81,6 +89,17 @@ class Slot(keras.Variable):
     def _copy_trackable_to_cpu(self, object_map: dict[Any, Any]) -> None:
         self.caught_up()._copy_trackable_to_cpu(object_map)
         object_map[self] = tf.Variable(object_map[self._value])
+
+    def _export_to_saved_model_graph(
+        self, object_map: dict[Any, Any], tensor_map: Any, options: Any, **kwargs: Any
+    ) -> list[Any]:
+        with tf.__internal__.eager_context.eager_mode():  # Not in the graph that is being made.
+            self.caught_up()
+        resources = self._value._export_to_saved_model_graph(
+            object_map, tensor_map, options, **kwargs
+        )
+        object_map[self] = tf.Variable(object_map[self._value])
+        return resources
 
     def _write_object_proto(self, proto: Any, options: Any) -> Any:
         return self._value._write_object_proto(proto, options)
