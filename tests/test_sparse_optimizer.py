@@ -351,6 +351,24 @@ def test_new_rho():
     assert_close(everything(optimizer, table), everything(stock, copy))
 
 
+def test_new_rho_in_a_graph(compiled):
+    """What is owed at the old rate is paid once, when the graph is traced, not in every run."""
+    optimizer, table = make()
+    stock, copy = make_stock(table)
+    for rho in (0.95, 0.7):
+        optimizer.rho = stock.rho = rho
+        step = compiled(
+            lambda values, indices: optimizer.apply(
+                [tf.IndexedSlices(values, indices, (ROWS, WIDTH))], [table]
+            )
+        )
+        for number in range(6):
+            grad = random_slices(number, 2)
+            step(grad.values, grad.indices)
+            stock.apply([dense(grad)], [copy])
+    assert_close(everything(optimizer, table), everything(stock, copy))
+
+
 # What Keras does around the update.
 
 

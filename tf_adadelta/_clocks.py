@@ -28,7 +28,8 @@ class RowClock:
         """Takes the decay rate of the next update; first catches up at one that was another."""
         if rho != self._rho:
             if self._rho is not None:
-                self.catch_up()
+                with tf.init_scope():  # Now, not whenever a graph runs that is being traced.
+                    self.catch_up()
             self._rho = rho
 
     def up_to_date(self, slot: tf.Variable) -> tf.Tensor:
