@@ -416,7 +416,7 @@ def test_constraint():
     assert_close(*results)
 
 
-def test_loss_scale():
+def test_loss_scale(compiled):
     optimizer, table = make()
     stock, copy = make_stock(table)
     scaled, scaled_stock = (
@@ -425,9 +425,14 @@ def test_loss_scale():
     )
     scaled.build([table])
     scaled_stock.build([copy])
+    step = compiled(
+        lambda values, indices: scaled.apply(
+            [tf.IndexedSlices(values, indices, (ROWS, WIDTH))], [table]
+        )
+    )
     for number in range(6):
         grad = random_slices(number)
-        scaled.apply([grad], [table])
+        step(grad.values, grad.indices)
         scaled_stock.apply([dense(grad)], [copy])
     assert_close(everything(optimizer, table), everything(stock, copy))
 
@@ -435,15 +440,21 @@ def test_loss_scale():
 # Models.
 
 
+@pytest.mark.parametrize("steps_per_execution", [1, 4])
 @pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=needs_xla)])
-def test_embedding_in_fit(jit_compile):
+def test_embedding_in_fit(jit_compile, steps_per_execution):
     x, y = embedding_data()
     losses = []
     for model in (
         embedding_model(tf_adadelta.Adadelta(1.0)),
         one_hot_model(keras.optimizers.Adadelta(1.0)),
     ):
-        model.compile(optimizer=model.optimizer, loss="mse", jit_compile=jit_compile)
+        model.compile(
+            optimizer=model.optimizer,
+            loss="mse",
+            jit_compile=jit_compile,
+            steps_per_execution=steps_per_execution,
+        )
         history = model.fit(x, y, epochs=3, batch_size=16, shuffle=False, verbose=0)
         losses.append(history.history["loss"])
     np.testing.assert_allclose(*losses, rtol=1e-5)
