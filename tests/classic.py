@@ -29,6 +29,14 @@ def make_slices(dtype="float32", shape=(17, 5), rows=6, seed=1):
     return tf.IndexedSlices(values, tf.constant(indices), tf.constant(shape))
 
 
+def sparse_grads(dtype, seed):
+    return [make_slices(dtype, seed=seed), *make_grads(dtype, seed=seed)[1:]]
+
+
+def as_dense(dtype, seed):
+    return list(map(tf.convert_to_tensor, sparse_grads(dtype, seed)))
+
+
 def make_step(compiled, optimizer, variables):
     """A step that takes the gradients; the values of a sparse one may come from a tf.function."""
 
@@ -36,6 +44,10 @@ def make_step(compiled, optimizer, variables):
         optimizer.apply_gradients(zip(grads, variables))
 
     return compiled(step)
+
+
+def eagerly(step):
+    return step
 
 
 def variables_of(optimizer):
@@ -78,3 +90,16 @@ def run_both(makes, compiled, dtype="float32", scale=1, **options):
     assert_close(fused_variables, stock_variables, dtype, scale)
     assert_close(variables_of(fused), variables_of(stock), dtype, scale)
     return stock, fused
+
+
+def check_sparse_update(makes, compiled, sparse_update):
+    """Compares "exact" with the dense gradients and "lazy" with the stock class, run eagerly."""
+    stock, fused = makes
+    optimizer, variables = run(fused, compiled, grads_of=sparse_grads, sparse_update=sparse_update)
+    expected, expected_variables = (
+        run(fused, eagerly, grads_of=as_dense)
+        if sparse_update == "exact"
+        else run(stock, eagerly, grads_of=sparse_grads)
+    )
+    assert_close(variables, expected_variables)
+    assert_close(variables_of(optimizer), variables_of(expected))

@@ -6,15 +6,15 @@ import tensorflow as tf
 from classic import (
     SHAPES,
     assert_close,
+    check_sparse_update,
+    eagerly,
     make_grads,
     make_slices,
     make_step,
     make_variables,
     run,
     run_both,
-    variables_of,
 )
-from conftest import needs_xla
 from oracle import Oracle
 from subprocesses import check_program
 
@@ -27,10 +27,6 @@ DIRECTIONS = [(a, b) for a in OPTIMIZERS for b in OPTIMIZERS]
 IDS = [f"{a.__module__.split('.')[0]}-to-{b.__module__.split('.')[0]}" for a, b in DIRECTIONS]
 directions = pytest.mark.parametrize("writer, reader", DIRECTIONS, ids=IDS)
 SLOTS = ("accum", "accum_update")
-
-
-def eagerly(step):
-    return step
 
 
 class Session:
@@ -315,27 +311,10 @@ def test_sparse_in_a_session(not_strict, dtype, use_resource):
     assert not np.any(accum[17 // 2 :])  # Rows that never occur.
 
 
-def sparse_grads(dtype, seed):
-    return [make_slices(dtype, seed=seed), *make_grads(dtype, seed=seed)[1:]]
-
-
-def as_dense(dtype, seed):
-    return list(map(tf.convert_to_tensor, sparse_grads(dtype, seed)))
-
-
-@pytest.mark.parametrize("how", ["eager", "graph", pytest.param("jit", marks=needs_xla)])
 @pytest.mark.parametrize("sparse_update", ["lazy", "exact"])
-def test_sparse_update(how, sparse_update):
+def test_sparse_update(compiled, sparse_update):
     """Exact: the result of the dense gradient. Lazy: the same however it is run."""
-    compiled = {"eager": eagerly, "graph": tf.function, "jit": tf.function(jit_compile=True)}[how]
-    optimizer, variables = run(FUSED, compiled, grads_of=sparse_grads, sparse_update=sparse_update)
-    expected, expected_variables = (
-        run(FUSED, eagerly, grads_of=as_dense)
-        if sparse_update == "exact"
-        else run(STOCK, eagerly, grads_of=sparse_grads)
-    )
-    assert_close(variables, expected_variables)
-    assert_close(variables_of(optimizer), variables_of(expected))
+    check_sparse_update(OPTIMIZERS, compiled, sparse_update)
 
 
 def test_unknown_sparse_update():

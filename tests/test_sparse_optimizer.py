@@ -36,6 +36,15 @@ def make_stock(variable, **options):
     return stock, copy
 
 
+def make_step(compiled, optimizer, table):
+    """A step that takes the values and the indices of the gradient."""
+    return compiled(
+        lambda values, indices: optimizer.apply(
+            [tf.IndexedSlices(values, indices, tuple(table.shape))], [table]
+        )
+    )
+
+
 def slices(indices, seed, shape=(ROWS, WIDTH), dtype="float32"):
     values = np.random.default_rng(seed).standard_normal((len(indices), *shape[1:]))
     return tf.IndexedSlices(tf.cast(values, dtype), tf.constant(indices, tf.int32), shape)
@@ -112,10 +121,7 @@ def test_matches_oracle(compiled, dtype, sparse_update):
     optimizer, table = make(sparse_update, dtype, shape)
     table.assign(oracle.stored("variables")[0])
 
-    @compiled
-    def step(values, indices):
-        optimizer.apply([tf.IndexedSlices(values, indices, shape)], [table])
-
+    step = make_step(compiled, optimizer, table)
     for number in range(25):
         # Some rows in each step, some in a third of them, some never.
         indices = [oracle.rng.integers(0, 40 if number % 3 == 0 else 5, 6)]
@@ -129,11 +135,7 @@ def test_bits_are_the_same_on_every_run(compiled):
     results = []
     for _ in range(3):
         optimizer, table = make(shape=(100, 33))
-
-        @compiled
-        def step(values, indices):
-            optimizer.apply([tf.IndexedSlices(values, indices, (100, 33))], [table])  # noqa: B023
-
+        step = make_step(compiled, optimizer, table)
         rng = np.random.default_rng(0)
         for number in range(5):
             grad = slices(rng.zipf(1.3, 500) % 100, number, (100, 33))
@@ -357,11 +359,7 @@ def test_new_rho_in_a_graph(compiled):
     stock, copy = make_stock(table)
     for rho in (0.95, 0.7):
         optimizer.rho = stock.rho = rho
-        step = compiled(
-            lambda values, indices: optimizer.apply(
-                [tf.IndexedSlices(values, indices, (ROWS, WIDTH))], [table]
-            )
-        )
+        step = make_step(compiled, optimizer, table)
         for number in range(6):
             grad = random_slices(number, 2)
             step(grad.values, grad.indices)
@@ -388,11 +386,7 @@ def test_new_rho_in_a_graph(compiled):
 def test_options_mean_what_they_mean_for_a_dense_gradient(compiled, options):
     optimizer, table = make(**options)
     stock, copy = make_stock(table, **options)
-    step = compiled(
-        lambda values, indices: optimizer.apply(
-            [tf.IndexedSlices(values, indices, (ROWS, WIDTH))], [table]
-        )
-    )
+    step = make_step(compiled, optimizer, table)
     for number in range(12):
         grad = random_slices(number)
         step(grad.values, grad.indices)
@@ -425,11 +419,7 @@ def test_loss_scale(compiled):
     )
     scaled.build([table])
     scaled_stock.build([copy])
-    step = compiled(
-        lambda values, indices: scaled.apply(
-            [tf.IndexedSlices(values, indices, (ROWS, WIDTH))], [table]
-        )
-    )
+    step = make_step(compiled, scaled, table)
     for number in range(6):
         grad = random_slices(number)
         step(grad.values, grad.indices)

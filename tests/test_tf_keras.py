@@ -7,13 +7,15 @@ import pytest
 import tensorflow as tf
 from classic import (
     SHAPES,
+    as_dense,
     assert_close,
+    eagerly,
     make_grads,
-    make_slices,
     make_step,
     make_variables,
     run,
     run_both,
+    sparse_grads,
 )
 from oracle import Oracle
 
@@ -21,7 +23,6 @@ tf_keras = pytest.importorskip("tf_keras")
 
 from test_tf_keras_legacy import (  # noqa: E402
     _fresh_tf_keras,  # noqa: F401
-    eagerly,
     fit,
     make_model,
     without_registration,
@@ -243,18 +244,10 @@ def test_set_weights():
 def test_sparse(dtype):
     """The numbers of the dense update, duplicates summed first."""
 
-    def grads_of(dtype, seed):
-        return [make_slices(dtype, seed=seed), *make_grads(dtype, seed=seed)[1:]]
-
     for compiled in (eagerly, tf.function):
-        run_both(OPTIMIZERS, compiled, dtype=dtype, grads_of=grads_of)
-    dense, _ = run(
-        FUSED,
-        eagerly,
-        dtype=dtype,
-        grads_of=lambda dtype, seed: map(tf.convert_to_tensor, grads_of(dtype, seed)),
-    )
-    sparse, _ = run(FUSED, eagerly, dtype=dtype, grads_of=grads_of)
+        run_both(OPTIMIZERS, compiled, dtype=dtype, grads_of=sparse_grads)
+    dense, _ = run(FUSED, eagerly, dtype=dtype, grads_of=as_dense)
+    sparse, _ = run(FUSED, eagerly, dtype=dtype, grads_of=sparse_grads)
     assert_close(sparse.variables, dense.variables, dtype)
 
 

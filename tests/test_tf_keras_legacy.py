@@ -16,15 +16,16 @@ import tensorflow as tf
 from classic import (
     SHAPES,
     assert_close,
+    check_sparse_update,
+    eagerly,
     make_grads,
     make_slices,
     make_step,
     make_variables,
     run,
     run_both,
-    variables_of,
+    sparse_grads,
 )
-from conftest import needs_xla
 from oracle import Oracle, update
 from subprocesses import check_program
 
@@ -47,10 +48,6 @@ def _fresh_tf_keras():
     tf_keras.utils.set_random_seed(0)
     yield
     tf_keras.backend.reset_uids()
-
-
-def eagerly(step):
-    return step
 
 
 def test_is_a_drop_in():
@@ -87,23 +84,10 @@ def test_matches_the_oracle(compiled, dtype):
     oracle.check(*([value.numpy() for value in role] for role in (variables, *slots)))
 
 
-def as_dense(dtype, seed):
-    return list(map(tf.convert_to_tensor, sparse_grads(dtype, seed)))
-
-
-@pytest.mark.parametrize("how", ["eager", "graph", pytest.param("jit", marks=needs_xla)])
 @pytest.mark.parametrize("sparse_update", ["lazy", "exact"])
-def test_sparse_update(how, sparse_update):
+def test_sparse_update(compiled, sparse_update):
     """Exact: the result of the dense gradient. Lazy: the same however it is run."""
-    compiled = {"eager": eagerly, "graph": tf.function, "jit": tf.function(jit_compile=True)}[how]
-    optimizer, variables = run(FUSED, compiled, grads_of=sparse_grads, sparse_update=sparse_update)
-    expected, expected_variables = (
-        run(FUSED, eagerly, grads_of=as_dense)
-        if sparse_update == "exact"
-        else run(STOCK, eagerly, grads_of=sparse_grads)
-    )
-    assert_close(variables, expected_variables)
-    assert_close(variables_of(optimizer), variables_of(expected))
+    check_sparse_update(OPTIMIZERS, compiled, sparse_update)
 
 
 def test_unknown_sparse_update():
@@ -818,10 +802,6 @@ def test_deepcopy():
 
 
 # Sparse gradients.
-
-
-def sparse_grads(dtype, seed):
-    return [make_slices(dtype, seed=seed), *make_grads(dtype, seed=seed)[1:]]
 
 
 @pytest.mark.parametrize(
