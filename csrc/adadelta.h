@@ -60,6 +60,55 @@ TF_ADADELTA_INLINE void ApplyUpdate(const Scalars<T>& s, const T& normalized_gra
   var = var - s.learning_rate * delta;
 }
 
+// What else is done around a step, in the type in which the step is computed. What is not asked for
+// has the value that changes nothing.
+template <typename T>
+struct OptionScalars {
+  T grad_scale;     // By which a gradient is multiplied as it comes.
+  T clip_factor;    // By which it is multiplied once it is accumulated.
+  T clipvalue;      // The largest magnitude of its elements then.
+  T variable_loss;  // The part that a variable loses before it is moved.
+  T ema_momentum;
+  T one_minus_ema_momentum;
+};
+
+template <typename T>
+TF_ADADELTA_INLINE OptionScalars<T> MakeOptionScalars(double grad_scale, double clip_factor,
+                                                      double clipvalue, double weight_decay,
+                                                      double learning_rate, double ema_momentum) {
+  return {static_cast<T>(grad_scale),   static_cast<T>(clip_factor),
+          static_cast<T>(clipvalue),    static_cast<T>(weight_decay * learning_rate),
+          static_cast<T>(ema_momentum), static_cast<T>(1.0 - ema_momentum)};
+}
+
+// Adds a gradient to those since the last step.
+template <typename T>
+TF_ADADELTA_INLINE T AddGradient(const OptionScalars<T>& o, const T& grad, const T& accumulated) {
+  return accumulated + o.grad_scale * grad;
+}
+
+// A value that is not a number stays one.
+template <typename T>
+TF_ADADELTA_INLINE T Clamp(const T& limit, const T& value) {
+  return value < -limit ? -limit : (value > limit ? limit : value);
+}
+
+template <typename T>
+TF_ADADELTA_INLINE T ClipGradient(const OptionScalars<T>& o, const T& grad) {
+  return Clamp(o.clipvalue, o.clip_factor * grad);
+}
+
+template <typename T>
+TF_ADADELTA_INLINE T DecayVariable(const OptionScalars<T>& o, const T& var) {
+  return var - o.variable_loss * var;
+}
+
+// The moving average of a variable.
+template <typename T>
+TF_ADADELTA_INLINE T Average(const OptionScalars<T>& o, const T& var, const T& average) {
+  return o.ema_momentum * average + o.one_minus_ema_momentum * var;
+}
+
 // Catches up with the steps in which a gradient was zero: each of them multiplied both averages by
 // ρ and left the variable alone. `half_decay` is ρ^(steps / 2), applied twice, because ρ^steps
 // itself underflows while a large average times it does not.

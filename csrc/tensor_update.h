@@ -3,20 +3,24 @@
 #define TF_ADADELTA_TENSOR_UPDATE_H_
 
 #include <cstdint>
+#include <limits>
+#include <vector>
 
 namespace tf_adadelta {
 
 // The storage type of a variable, its two accumulators and its gradient.
 enum class DType { kHalf, kBFloat16, kFloat, kDouble };
 
-// One variable of a call: four buffers of `count` elements each. The three that are written overlap
-// nothing else in the call.
+// One variable of a call: buffers of `count` elements each. Those that are written overlap nothing
+// else in the call. All variables of a call have an average, or none has; likewise for grad_accum.
 struct TensorUpdate {
   void* var;
   void* accum;
   void* accum_update;
   const void* grad;
   int64_t count;
+  void* average = nullptr;     // The moving average of the variable.
+  void* grad_accum = nullptr;  // The sum of the gradients since the last update.
 };
 
 // The type of the indices of a sparse gradient.
@@ -44,6 +48,38 @@ struct Hyperparameters {
   double learning_rate;
   double rho;
   double epsilon;
+};
+
+// What is done around the update in the same pass, in this order.
+struct Options {
+  // A gradient is multiplied by it and added to grad_accum.
+  double grad_scale = 1.0;
+  // With grad_accum: whether this is a step that updates. Else only the average is taken.
+  bool update = true;
+  // The sum, or the gradient, is multiplied by the factor of its variable, of which there is one
+  // for each variable of the call (null: 1) ...
+  const double* clip_factors = nullptr;
+  // ... and its elements clamped to this magnitude.
+  double clipvalue = std::numeric_limits<double>::infinity();
+  // The variable loses learning_rate * weight_decay of itself, and is updated.
+  double weight_decay = 0.0;
+  // average = ema_momentum * average + (1 - ema_momentum) * var.
+  double ema_momentum = 0.0;
+};
+
+// Whether nothing is asked for around the update of these variables.
+inline bool IsPlain(const std::vector<TensorUpdate>& updates, const Options& o) {
+  const bool buffers = !updates.empty() && (updates[0].average || updates[0].grad_accum);
+  const Options none;
+  return !buffers && o.grad_scale == none.grad_scale && o.clip_factors == none.clip_factors &&
+         o.clipvalue == none.clipvalue && o.weight_decay == none.weight_decay;
+}
+
+// A gradient of which the norm is asked for, with what it will be added to (or null).
+struct NormInput {
+  const void* grad;
+  const void* grad_accum;
+  int64_t count;
 };
 
 }  // namespace tf_adadelta

@@ -6,6 +6,7 @@ float32 or float64, C-contiguous and aligned, and are updated in place. Nothing 
 the whole call is valid.
 """
 
+import math
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -17,8 +18,6 @@ from tf_adadelta import _device_arrays, _kernels
 Arrays = np.ndarray | Sequence[np.ndarray]
 DeviceArrays = Any | Sequence[Any]
 """An array on a CUDA device that has `__dlpack__`, or a sequence of such."""
-
-_NAMES = ("variables", "accums", "accum_updates", "grads", "indices", "clocks")
 
 
 def instruction_sets() -> list[str]:
@@ -32,9 +31,17 @@ def fused_adadelta_apply(
     accum_updates: Arrays | DeviceArrays,
     grads: Arrays | DeviceArrays,
     *,
+    averages: Arrays | DeviceArrays | None = None,
+    grad_accums: Arrays | DeviceArrays | None = None,
     learning_rate: Any,
     rho: Any = 0.95,
     epsilon: Any = 1e-7,
+    grad_scale: float = 1.0,
+    update: bool = True,
+    clip_factors: Sequence[float] | None = None,
+    clipvalue: float = math.inf,
+    weight_decay: float = 0.0,
+    ema_momentum: float = 0.0,
     num_threads: int | None = None,
     instruction_set: str | None = None,
     stream: int | None = None,
@@ -44,6 +51,18 @@ def fused_adadelta_apply(
     The rule is Algorithm 1 of Zeiler (2012), arXiv:1212.5701, with a learning rate, as
     `tf.raw_ops.ResourceApplyAdadelta` has it. The arithmetic is done in float32 (float64 for
     float64) and stored back once. The result does not depend on `num_threads`.
+
+    What Keras does around the update is done in the same pass, in this order:
+
+        grad = grad_accum + grad_scale * grad    # grad_accum is 0 where there is none.
+        if update:
+            grad_accum = 0
+            grad = clip(clip_factor * grad, -clipvalue, clipvalue)
+            variable = variable - learning_rate * weight_decay * variable
+            ...                                  # The update.
+        else:
+            grad_accum = grad
+        average = ema_momentum * average + (1 - ema_momentum) * variable
 
     On a GPU the call only queues its work, one kernel launch for the whole list (a few for more
     than 743 arrays), and can be captured into a CUDA graph. As with every kernel, memory that is
@@ -57,10 +76,18 @@ def fused_adadelta_apply(
         accum_updates: The decayed averages of the squared updates, like `variables`. Updated in
             place.
         grads: The gradients, like `variables`.
+        averages: Exponential moving averages of the variables, or None. Updated in place.
+        grad_accums: The sums of the gradients since the last update, or None. Updated in place.
         learning_rate: The factor of the update; 1.0 in the paper. A number, or with arrays on a
             GPU a float64 array without dimensions on it, which is read when the kernel runs.
         rho: The decay rate of both averages, likewise.
         epsilon: Added inside both square roots, likewise.
+        grad_scale: By which the gradients are multiplied as they come.
+        update: With `grad_accums`: False for a step that only adds the gradients to them.
+        clip_factors: By which the gradient, or the sum, of each variable is multiplied.
+        clipvalue: The largest magnitude of its elements then.
+        weight_decay: The part of itself, times the learning rate, that a variable loses first.
+        ema_momentum: The decay rate of `averages`.
         num_threads: How many threads may work at once. Defaults to one for each core. For the CPU.
         instruction_set: One of `instruction_sets()`. Defaults to the widest. For the CPU.
         stream: The handle of the CUDA stream to queue the work on. Defaults to the current stream
@@ -76,7 +103,16 @@ def fused_adadelta_apply(
         RuntimeError: Arrays are on a GPU and it cannot be used: tf_adadelta was built without CUDA
             or for other GPUs, or the driver is missing or too old.
     """
-    lists, all_numpy = _as_lists(variables, accums, accum_updates, grads)
+    lists, all_numpy = _as_lists(
+        variables=variables,
+        accums=accums,
+        accum_updates=accum_updates,
+        grads=grads,
+        averages=averages,
+        grad_accums=grad_accums,
+    )
+    if not update and grad_accums is None:
+        raise ValueError("update is False, expected True where there are no grad_accums")
     if not all_numpy:
         _check_for_gpu(num_threads, instruction_set)
         hyperparameters = {"learning_rate": learning_rate, "rho": rho, "epsilon": epsilon}
@@ -89,6 +125,12 @@ def fused_adadelta_apply(
         learning_rate,
         rho,
         epsilon,
+        grad_scale,
+        update,
+        clip_factors,
+        clipvalue,
+        weight_decay,
+        ema_momentum,
         num_threads or os.cpu_count() or 1,
         instruction_set or "",
     )
@@ -150,10 +192,13 @@ def fused_adadelta_sparse_apply(
         RuntimeError: As `fused_adadelta_apply`; the memory of the GPU does not suffice.
     """
     lists, all_numpy = _as_lists(
-        variables, accums, accum_updates, grads, indices, [] if clocks is None else clocks
+        variables=variables,
+        accums=accums,
+        accum_updates=accum_updates,
+        grads=grads,
+        indices=indices,
+        clocks=clocks,
     )
-    if clocks is None:
-        lists["clocks"] = None
     if not all_numpy:
         _check_for_gpu(num_threads, instruction_set)
         hyperparameters = {"learning_rate": learning_rate, "rho": rho, "epsilon": epsilon}
@@ -186,7 +231,9 @@ def copy_streams(
     time below which no update can go. The contents become meaningless. Arguments and errors are
     those of `fused_adadelta_apply`.
     """
-    lists, all_numpy = _as_lists(variables, accums, accum_updates, grads)
+    lists, all_numpy = _as_lists(
+        variables=variables, accums=accums, accum_updates=accum_updates, grads=grads
+    )
     if not all_numpy:
         raise TypeError("copy_streams takes numpy.ndarray only")
     _kernels.copy_streams(
@@ -205,15 +252,50 @@ def _check_for_cpu(stream: int | None) -> None:
         raise ValueError(f"stream is {stream!r}, expected None for arrays on the CPU")
 
 
-def _as_lists(*arguments: Any) -> tuple[dict[str, list[Any]], bool]:
+def squared_norms(
+    grads: Arrays,
+    *,
+    grad_accums: Arrays | None = None,
+    grad_scale: float = 1.0,
+    num_threads: int | None = None,
+    instruction_set: str | None = None,
+) -> list[float]:
+    """Returns the squared norm of `grad_accum + grad_scale * grad` for each gradient of a list.
+
+    One pass over memory. The sums are in float64 and do not depend on `num_threads`.
+
+    Args:
+        grads: A NumPy array, or a sequence of arrays of one dtype and any shapes.
+        grad_accums: Arrays like `grads`, or None for zeros.
+        grad_scale: A number.
+        num_threads: As in `fused_adadelta_apply`.
+        instruction_set: As in `fused_adadelta_apply`.
+
+    Raises:
+        TypeError: An array is no NumPy array, or has another dtype than expected.
+        ValueError: The lists differ in length, or an array has another shape than its gradient, is
+            not contiguous or not aligned.
+    """
+    lists, all_numpy = _as_lists(grads=grads, grad_accums=grad_accums)
+    if not all_numpy:
+        raise TypeError("squared_norms takes numpy.ndarray only")
+    return _kernels.squared_norms(
+        *lists.values(), grad_scale, num_threads or os.cpu_count() or 1, instruction_set or ""
+    )
+
+
+def _as_lists(**arguments: Any) -> tuple[dict[str, list[Any] | None], bool]:
     """Wraps single arrays in lists, and refuses what pybind11 would silently convert to a copy.
 
     Returns:
-        The lists by name, and whether all arrays are NumPy's.
+        The lists by name (None where there is none), and whether all arrays are NumPy's.
     """
-    lists = {}
+    lists: dict[str, list[Any] | None] = {}
     all_numpy = True
-    for name, argument in zip(_NAMES, arguments):
+    for name, argument in arguments.items():
+        if argument is None:
+            lists[name] = None
+            continue
         is_array = isinstance(argument, np.ndarray) or _device_arrays.is_device_array(argument)
         arrays = [argument] if is_array else list(argument)
         for i, array in enumerate(arrays):

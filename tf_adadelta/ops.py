@@ -1,5 +1,7 @@
 """The TensorFlow ops: one call updates a list of variables."""
 
+import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,9 +23,17 @@ def fused_adadelta_apply(
     accum_updates: Any,
     grads: Any,
     *,
+    averages: Any = None,
+    grad_accums: Any = None,
     learning_rate: Any,
     rho: Any = 0.95,
     epsilon: Any = 1e-7,
+    grad_scale: Any = 1.0,
+    update: Any = True,
+    clip_factors: Any = None,
+    clipvalue: Any = math.inf,
+    weight_decay: Any = 0.0,
+    ema_momentum: Any = 0.0,
     use_locking: bool = False,
 ) -> tf.Operation | None:
     """Updates a list of variables by the Adadelta rule, in one pass over memory.
@@ -36,6 +46,18 @@ def fused_adadelta_apply(
         accum_update = rho * accum_update + (1 - rho) * delta ** 2
         variable = variable - learning_rate * delta
 
+    What Keras does around the update is done in the same pass, in this order:
+
+        grad = grad_accum + grad_scale * grad    # grad_accum is 0 where there is none.
+        if update:
+            grad_accum = 0
+            grad = clip(clip_factor * grad, -clipvalue, clipvalue)
+            variable = variable - learning_rate * weight_decay * variable
+            ...                                  # The update.
+        else:
+            grad_accum = grad
+        average = ema_momentum * average + (1 - ema_momentum) * variable
+
     The arithmetic is done in float32 (float64 for float64 variables) and stored back once. Nothing
     is written unless every variable of the call can be.
 
@@ -45,9 +67,19 @@ def fused_adadelta_apply(
         accums: The decayed averages of the squared gradients: variables like `variables`.
         accum_updates: The decayed averages of the squared updates: variables like `variables`.
         grads: The gradients: dense tensors of the shapes and the dtype of `variables`.
+        averages: Exponential moving averages of the variables: variables like `variables`, or None.
+        grad_accums: The sums of the gradients since the last update, likewise.
         learning_rate: Scalar: a number, tensor or variable. 1.0 in the paper.
         rho: Scalar, the decay rate of both averages.
         epsilon: Scalar, added inside both square roots.
+        grad_scale: Scalar, by which the gradients are multiplied as they come.
+        update: Scalar, with `grad_accums`: False or 0 for a step that only adds the gradients.
+        clip_factors: A vector with an element for each variable, by which its gradient, or the sum
+            of its gradients, is multiplied; None for ones. `fused_squared_norms` returns what the
+            factors for a norm are made of.
+        clipvalue: Scalar, the largest magnitude of the elements of a gradient then.
+        weight_decay: Scalar, the part of itself, times the learning rate, that a variable loses.
+        ema_momentum: Scalar, the decay rate of `averages`.
         use_locking: For symmetry with `ResourceApplyAdadelta`; the locks of all variables are held
             during the update either way.
 
@@ -61,17 +93,69 @@ def fused_adadelta_apply(
             scalar, or a variable is passed twice.
         tf.errors.FailedPreconditionError: A variable is not initialized.
     """
-    *resources, grads = _as_lists(variables, accums, accum_updates, grads)
+    *resources, grads, average_list, grad_accum_list = _as_lists(
+        variables, accums, accum_updates, grads, averages, grad_accums
+    )
     lists = _as_resources(*resources)
+    if averages is not None:
+        lists["averages"] = _as_variables(average_list, "averages")
+    if grad_accums is not None:
+        lists["grad_accums"] = _as_variables(grad_accum_list, "grad_accums")
+    elif update is False:
+        raise ValueError("update is False, expected True where there are no grad_accums")
     _check_lengths({**lists, "grads": grads})
     if not grads:
         return None
     dtype = _check_dtypes(lists)
+    options = Options(grad_scale, update, clip_factors, clipvalue, weight_decay, ema_momentum)
     return apply_handles(
-        *_handles(lists),
-        [_as_tensor(grad, dtype, f"grads[{i}]") for i, grad in enumerate(grads)],
+        **_handles(lists),
+        grads=[_as_tensor(grad, dtype, f"grads[{i}]") for i, grad in enumerate(grads)],
         **_as_hyperparameters(learning_rate, rho, epsilon),
+        options=options,
         use_locking=use_locking,
+    )
+
+
+def fused_squared_norms(
+    grads: Any, *, grad_accums: Any = None, grad_scale: Any = 1.0, update: Any = True
+) -> tf.Tensor:
+    """Returns the squared norms of a list of gradients, by one pass over memory.
+
+    They stay on the device of the gradients, and are the same to the bit on every run.
+
+    Args:
+        grads: A dense tensor or a sequence of them, of one dtype of `DTYPES`, each of any shape.
+        grad_accums: Variables like `grads`, to which they will be added, or None.
+        grad_scale: Scalar, by which the gradients are multiplied first.
+        update: Scalar; False or 0 where nobody asks for the norms, which are then 0.
+
+    Returns:
+        float64, shape `(len(grads),)`: the squared norms of `grad_accum + grad_scale * grad`.
+
+    Raises:
+        TypeError: An argument is not a variable or not a dense tensor, or has another dtype.
+        ValueError: The lists differ in length, or (in a graph) shapes do not fit.
+        tf.errors.InvalidArgumentError: Shapes do not fit, or a variable is passed twice.
+        tf.errors.FailedPreconditionError: A variable is not initialized.
+    """
+    grads, grad_accum_list = _as_lists(grads, grad_accums)
+    if not grads:
+        return tf.zeros([0], tf.float64)
+    tensors = [tf.convert_to_tensor(grads[0])]
+    dtype = tensors[0].dtype
+    if dtype not in DTYPES:
+        raise TypeError(
+            f"grads[0] has dtype {dtype.name}, expected float16, bfloat16, float32 or float64"
+        )
+    tensors += [_as_tensor(grad, dtype, f"grads[{i}]") for i, grad in enumerate(grads[1:], 1)]
+    accums = []
+    if grad_accums is not None:
+        accums = _as_variables(grad_accum_list, "grad_accums")
+        _check_lengths({"grads": grads, "grad_accums": accums})
+        _check_dtypes({"grad_accums": accums})
+    return squared_norms_of_handles(
+        [variable.handle for variable in accums], tensors, grad_scale, update
     )
 
 
@@ -148,9 +232,9 @@ def fused_adadelta_sparse_apply(
                 "the dtype of indices[0]"
             )
     return sparse_apply_handles(
-        *_handles({**lists, "clocks": lists.get("clocks", [])}),
-        [_as_tensor(grad, dtype, f"grads[{i}]") for i, grad in enumerate(grads)],
-        indices,
+        **_handles({**lists, "clocks": lists.get("clocks", [])}),
+        grads=[_as_tensor(grad, dtype, f"grads[{i}]") for i, grad in enumerate(grads)],
+        indices=indices,
         **_as_hyperparameters(learning_rate, rho, epsilon),
         use_locking=use_locking,
     )
@@ -178,27 +262,86 @@ def up_to_date(average: Any, clock: Any, rho: Any) -> tf.Tensor:
     return tf.cast(tf.cast(average, compute) * half_decay * half_decay, average.dtype)
 
 
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What is done around the update in the same pass: arguments of `fused_adadelta_apply`."""
+
+    grad_scale: Any = 1.0
+    update: Any = True
+    clip_factors: Any = None
+    clipvalue: Any = math.inf
+    weight_decay: Any = 0.0
+    ema_momentum: Any = 0.0
+
+    def are_plain(self) -> bool:
+        """Whether nothing is asked for."""
+        return all(
+            value is field.default or (isinstance(value, (int, float)) and value == field.default)
+            for field in dataclasses.fields(self)
+            for value in [getattr(self, field.name)]
+        )
+
+    def as_inputs(self, num_variables: int) -> list[tf.Tensor]:
+        """Returns the list that the op takes."""
+        factors = self.clip_factors
+        return [
+            as_hyperparameter(self.grad_scale),
+            as_hyperparameter(self.update),
+            tf.ones([num_variables], tf.float64)
+            if factors is None
+            else tf.cast(factors, tf.float64),
+            as_hyperparameter(self.clipvalue),
+            as_hyperparameter(self.weight_decay),
+            as_hyperparameter(self.ema_momentum),
+        ]
+
+
 def apply_handles(
     variables: Sequence[tf.Tensor],
     accums: Sequence[tf.Tensor],
     accum_updates: Sequence[tf.Tensor],
     grads: Sequence[tf.Tensor],
     *,
+    averages: Sequence[tf.Tensor] = (),
+    grad_accums: Sequence[tf.Tensor] = (),
     learning_rate: tf.Tensor,
     rho: tf.Tensor,
     epsilon: tf.Tensor,
+    options: Options = Options(),
     use_locking: bool = False,
 ) -> tf.Operation | None:
-    """Calls the op itself: non-empty lists of resource handles and tensors, float64 scalars."""
+    """Calls the op itself: non-empty lists of resource handles and tensors, float64 scalars.
+
+    `averages` and `grad_accums` may be empty.
+    """
+    plain = not averages and not grad_accums and options.are_plain()
     return _library.load().fused_adadelta_apply(
         vars=variables,
         accums=accums,
         accum_updates=accum_updates,
+        averages=averages,
+        grad_accums=grad_accums,
         grads=grads,
         learning_rate=learning_rate,
         rho=rho,
         epsilon=epsilon,
+        options=[] if plain else options.as_inputs(len(variables)),
         use_locking=use_locking,
+    )
+
+
+def squared_norms_of_handles(
+    grad_accums: Sequence[tf.Tensor],
+    grads: Sequence[tf.Tensor],
+    grad_scale: Any = 1.0,
+    update: Any = True,
+) -> tf.Tensor:
+    """Calls the op of `fused_squared_norms` itself; `grad_accums` may be empty."""
+    return _library.load().fused_squared_norms(
+        grad_accums=grad_accums,
+        grads=grads,
+        grad_scale=as_hyperparameter(grad_scale),
+        update=as_hyperparameter(update),
     )
 
 
@@ -232,8 +375,8 @@ def sparse_apply_handles(
 
 def as_hyperparameter(value: Any) -> tf.Tensor:
     """Returns a number, tensor or variable as the float64 tensor that the op takes."""
-    if isinstance(value, (int, float)):
-        return tf.constant(value, tf.float64)
+    if isinstance(value, (bool, int, float)):
+        return tf.constant(float(value), tf.float64)
     return tf.cast(value, tf.float64)
 
 
@@ -267,8 +410,8 @@ def _as_resources(
     }
 
 
-def _handles(lists: dict[str, list[Any]]) -> list[list[tf.Tensor]]:
-    return [[variable.handle for variable in variables] for variables in lists.values()]
+def _handles(lists: dict[str, list[Any]]) -> dict[str, list[tf.Tensor]]:
+    return {name: [variable.handle for variable in variables] for name, variables in lists.items()}
 
 
 def _as_hyperparameters(learning_rate: Any, rho: Any, epsilon: Any) -> dict[str, tf.Tensor]:
@@ -280,7 +423,7 @@ def _as_hyperparameters(learning_rate: Any, rho: Any, epsilon: Any) -> dict[str,
 
 
 def _check_lengths(lists: dict[str, list[Any]]) -> None:
-    expected = len(lists["variables"])
+    expected = len(next(iter(lists.values())))
     for name, values in lists.items():
         if len(values) != expected:
             raise ValueError(
@@ -290,10 +433,11 @@ def _check_lengths(lists: dict[str, list[Any]]) -> None:
 
 def _check_dtypes(lists: dict[str, list[Any]]) -> tf.DType:
     """Returns the dtype that all variables but the clocks have."""
-    first = lists["variables"][0]
+    first_list = next(iter(lists))
+    first = lists[first_list][0]
     if first.dtype not in DTYPES:
         raise TypeError(
-            f"variables[0] ('{first.name}') has dtype {first.dtype.name}, expected float16, "
+            f"{first_list}[0] ('{first.name}') has dtype {first.dtype.name}, expected float16, "
             "bfloat16, float32 or float64"
         )
     for name, variables in lists.items():
@@ -303,7 +447,7 @@ def _check_dtypes(lists: dict[str, list[Any]]) -> tf.DType:
             if variable.dtype != expected:
                 raise TypeError(
                     f"{name}[{i}] ('{variable.name}') has dtype {variable.dtype.name}, expected "
-                    f"{expected.name}{'' if clocks else ', the dtype of variables[0]'}"
+                    f"{expected.name}{'' if clocks else f', the dtype of {first_list}[0]'}"
                 )
     return first.dtype
 

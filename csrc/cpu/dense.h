@@ -12,8 +12,8 @@ namespace tf_adadelta {
 
 // Updates every variable of the list. The result does not depend on the number of threads.
 void DenseUpdate(DType dtype, const std::vector<TensorUpdate>& updates,
-                 const Hyperparameters& hyperparameters, const Workers& workers,
-                 LoopKind kind = LoopKind::kAdadelta,
+                 const Hyperparameters& hyperparameters, const Options& options,
+                 const Workers& workers, LoopKind kind = LoopKind::kAdadelta,
                  const InstructionSet& instruction_set = BestInstructionSet());
 
 }  // namespace tf_adadelta

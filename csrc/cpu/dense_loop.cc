@@ -15,30 +15,87 @@ namespace {
 // with two at a time they do not, and this many elements stay in that cache (docs/design.md).
 constexpr int64_t kChunk = 256;
 
-template <typename Storage, typename Compute>
+// `kAverage` and `kGradAccum`: whether the variable has these buffers.
+template <typename Storage, typename Compute, bool kOptions, bool kAverage, bool kGradAccum>
 TF_ADADELTA_INLINE void Adadelta(const TensorUpdate& update, int64_t begin, int64_t end,
-                                 const Hyperparameters& h) {
-  const Scalars<Compute> scalars = MakeScalars<Compute>(h.learning_rate, h.rho, h.epsilon);
+                                 const Scalars<Compute>& scalars,
+                                 const OptionScalars<Compute>& options) {
   Storage* __restrict__ const var = static_cast<Storage*>(update.var);
   Storage* __restrict__ const accum = static_cast<Storage*>(update.accum);
   Storage* __restrict__ const accum_update = static_cast<Storage*>(update.accum_update);
   const Storage* __restrict__ const grad = static_cast<const Storage*>(update.grad);
+  [[maybe_unused]] Storage* __restrict__ const average = static_cast<Storage*>(update.average);
+  [[maybe_unused]] Storage* __restrict__ const grad_accum =
+      static_cast<Storage*>(update.grad_accum);
+  [[maybe_unused]] const bool decays = options.variable_loss != 0;
   alignas(64) Compute normalized_grad[kChunk];
   for (int64_t chunk = begin; chunk < end; chunk += kChunk) {
     const int64_t size = end - chunk < kChunk ? end - chunk : kChunk;
     for (int64_t i = 0; i < size; ++i) {
+      Compute g = Load(grad[chunk + i]);
+      if constexpr (kGradAccum) {
+        g = AddGradient<Compute>(options, g, Load(grad_accum[chunk + i]));
+        Store(Compute{0}, &grad_accum[chunk + i]);
+      } else if constexpr (kOptions) {
+        g = options.grad_scale * g;
+      }
+      if constexpr (kOptions) g = ClipGradient<Compute>(options, g);
       Compute a = Load(accum[chunk + i]);
-      normalized_grad[i] = AccumulateGradient<Compute>(scalars, Load(grad[chunk + i]), a);
+      normalized_grad[i] = AccumulateGradient<Compute>(scalars, g, a);
       Store(a, &accum[chunk + i]);
     }
     for (int64_t i = 0; i < size; ++i) {
       Compute x = Load(var[chunk + i]);
       Compute u = Load(accum_update[chunk + i]);
+      if constexpr (kOptions) x = decays ? DecayVariable<Compute>(options, x) : x;
       ApplyUpdate<Compute>(scalars, normalized_grad[i], x, u);
       Store(x, &var[chunk + i]);
       Store(u, &accum_update[chunk + i]);
+      if constexpr (kAverage) {
+        Store(Average<Compute>(options, x, Load(average[chunk + i])), &average[chunk + i]);
+      }
     }
   }
+}
+
+// A step that does not update.
+template <typename Storage, typename Compute, bool kAverage>
+TF_ADADELTA_INLINE void Accumulate(const TensorUpdate& update, int64_t begin, int64_t end,
+                                   const OptionScalars<Compute>& options) {
+  const Storage* __restrict__ const var = static_cast<const Storage*>(update.var);
+  const Storage* __restrict__ const grad = static_cast<const Storage*>(update.grad);
+  Storage* __restrict__ const average = static_cast<Storage*>(update.average);
+  Storage* __restrict__ const grad_accum = static_cast<Storage*>(update.grad_accum);
+  for (int64_t i = begin; i < end; ++i) {
+    Store(AddGradient<Compute>(options, Load(grad[i]), Load(grad_accum[i])), &grad_accum[i]);
+    if constexpr (kAverage) {
+      Store(Average<Compute>(options, Load(var[i]), Load(average[i])), &average[i]);
+    }
+  }
+}
+
+template <typename Storage, typename Compute>
+TF_ADADELTA_INLINE void Dispatch(const TensorUpdate& update, int64_t begin, int64_t end,
+                                 const Hyperparameters& h, const Options* options,
+                                 double clip_factor) {
+  const Scalars<Compute> scalars = MakeScalars<Compute>(h.learning_rate, h.rho, h.epsilon);
+  if (options == nullptr) {
+    return Adadelta<Storage, Compute, false, false, false>(update, begin, end, scalars, {});
+  }
+  const OptionScalars<Compute> o =
+      MakeOptionScalars<Compute>(options->grad_scale, clip_factor, options->clipvalue,
+                                 options->weight_decay, h.learning_rate, options->ema_momentum);
+  const bool average = update.average != nullptr;
+  if (update.grad_accum == nullptr) {
+    return average ? Adadelta<Storage, Compute, true, true, false>(update, begin, end, scalars, o)
+                   : Adadelta<Storage, Compute, true, false, false>(update, begin, end, scalars, o);
+  }
+  if (options->update) {
+    return average ? Adadelta<Storage, Compute, true, true, true>(update, begin, end, scalars, o)
+                   : Adadelta<Storage, Compute, true, false, true>(update, begin, end, scalars, o);
+  }
+  return average ? Accumulate<Storage, Compute, true>(update, begin, end, o)
+                 : Accumulate<Storage, Compute, false>(update, begin, end, o);
 }
 
 // The same loads and stores in the same order.
@@ -62,7 +119,8 @@ TF_ADADELTA_INLINE void Copy(const TensorUpdate& update, int64_t begin, int64_t 
 }  // namespace
 
 void TF_ADADELTA_DENSE_LOOP(LoopKind kind, DType dtype, const TensorUpdate& update, int64_t begin,
-                            int64_t end, const Hyperparameters& h) {
+                            int64_t end, const Hyperparameters& h, const Options* options,
+                            double clip_factor) {
   if (kind == LoopKind::kCopy) {
     switch (dtype) {
       case DType::kHalf:
@@ -76,13 +134,13 @@ void TF_ADADELTA_DENSE_LOOP(LoopKind kind, DType dtype, const TensorUpdate& upda
   }
   switch (dtype) {
     case DType::kHalf:
-      return Adadelta<Half, float>(update, begin, end, h);
+      return Dispatch<Half, float>(update, begin, end, h, options, clip_factor);
     case DType::kBFloat16:
-      return Adadelta<BFloat16, float>(update, begin, end, h);
+      return Dispatch<BFloat16, float>(update, begin, end, h, options, clip_factor);
     case DType::kFloat:
-      return Adadelta<float, float>(update, begin, end, h);
+      return Dispatch<float, float>(update, begin, end, h, options, clip_factor);
     case DType::kDouble:
-      return Adadelta<double, double>(update, begin, end, h);
+      return Dispatch<double, double>(update, begin, end, h, options, clip_factor);
   }
 }
 

@@ -13,15 +13,15 @@ const std::vector<InstructionSet>& CompiledInstructionSets() {
                 __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
                 __builtin_cpu_supports("avx512vl");
        },
-       DenseLoopAvx512, SparseLoopAvx512},
+       DenseLoopAvx512, SparseLoopAvx512, NormLoopAvx512},
       {"avx2",
        [] {
          return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
                 __builtin_cpu_supports("bmi2");
        },
-       DenseLoopAvx2, SparseLoopAvx2},
+       DenseLoopAvx2, SparseLoopAvx2, NormLoopAvx2},
 #endif
-      {"baseline", [] { return true; }, DenseLoopBaseline, SparseLoopBaseline},
+      {"baseline", [] { return true; }, DenseLoopBaseline, SparseLoopBaseline, NormLoopBaseline},
   };
   return *sets;
 }

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "cpu/dense_loop.h"
+#include "cpu/norm_loop.h"
 #include "cpu/sparse_loop.h"
 
 namespace tf_adadelta {
@@ -14,6 +15,7 @@ struct InstructionSet {
   bool (*supported)();
   DenseLoop* dense_loop;
   SparseLoop* sparse_loop;
+  NormLoop* norm_loop;
 };
 
 // Those that were compiled in, the widest first; the last is supported everywhere.

@@ -56,7 +56,7 @@ TF_ADADELTA_INLINE void DenseThread(const Launch<kCapacity>& launch, int32_t blo
   using Compute = typename ComputeOf<Storage>::type;
   constexpr int kSize = Vector<Storage>::kSize;
   const Chunk chunk = FindChunk(launch, block, kChunkBytes / sizeof(Storage));
-  const TensorUpdate& tensor = launch.tensors[chunk.tensor];
+  const LaunchTensor& tensor = launch.tensors[chunk.tensor];
   Storage* const var = static_cast<Storage*>(tensor.var) + chunk.begin;
   Storage* const accum = static_cast<Storage*>(tensor.accum) + chunk.begin;
   Storage* const accum_update = static_cast<Storage*>(tensor.accum_update) + chunk.begin;

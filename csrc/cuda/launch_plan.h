@@ -7,7 +7,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <iterator>
 #include <limits>
 #include <type_traits>
 #include <vector>
@@ -24,11 +23,20 @@ inline constexpr int kVectorBytes = 16;
 inline constexpr int kVectors = 2;
 inline constexpr int kChunkBytes = kThreads * kVectors * kVectorBytes;
 
+// What a launch knows of a tensor.
+struct LaunchTensor {
+  void* var;
+  void* accum;
+  void* accum_update;
+  const void* grad;
+  int64_t count;
+};
+
 // The parameters of one kernel launch: up to `kCapacity` tensors, none empty.
 template <int kCapacity>
 struct Launch {
   DeviceHyperparameters hyperparameters;
-  TensorUpdate tensors[kCapacity];
+  LaunchTensor tensors[kCapacity];
   int32_t first_block[kCapacity];  // Of each tensor: ascending from 0.
   int32_t num_tensors;
   int32_t num_blocks;
@@ -64,7 +72,7 @@ TF_ADADELTA_INLINE Chunk FindChunk(const Launch<kCapacity>& launch, int32_t bloc
 namespace internal {
 
 // What remains of a tensor once its first `elements` are taken.
-inline TensorUpdate Behind(const TensorUpdate& tensor, int64_t elements, int64_t element_size) {
+inline LaunchTensor Behind(const LaunchTensor& tensor, int64_t elements, int64_t element_size) {
   const auto advance = [&](auto* pointer) {
     return reinterpret_cast<decltype(pointer)>(reinterpret_cast<uintptr_t>(pointer) +
                                                static_cast<uintptr_t>(elements * element_size));
@@ -77,8 +85,8 @@ inline TensorUpdate Behind(const TensorUpdate& tensor, int64_t elements, int64_t
 template <int kCapacity>
 Launch<kCapacity> TakeLaunch(int64_t element_size, int64_t max_blocks,
                              const DeviceHyperparameters& hyperparameters,
-                             std::vector<TensorUpdate>::iterator& next,
-                             const std::vector<TensorUpdate>::iterator& end) {
+                             std::vector<LaunchTensor>::iterator& next,
+                             const std::vector<LaunchTensor>::iterator& end) {
   const int64_t chunk_elements = kChunkBytes / element_size;
   Launch<kCapacity> launch;
   launch.hyperparameters = hyperparameters;
@@ -87,7 +95,7 @@ Launch<kCapacity> TakeLaunch(int64_t element_size, int64_t max_blocks,
   while (next != end && launch.num_tensors < kCapacity && blocks < max_blocks) {
     const int64_t wanted = next->count / chunk_elements + (next->count % chunk_elements != 0);
     const int64_t taken = std::min(wanted, max_blocks - blocks);
-    TensorUpdate& tensor = launch.tensors[launch.num_tensors];
+    LaunchTensor& tensor = launch.tensors[launch.num_tensors];
     tensor = *next;
     launch.first_block[launch.num_tensors++] = static_cast<int32_t>(blocks);
     blocks += taken;
@@ -109,10 +117,11 @@ template <typename Visit>
 void ForEachLaunch(const std::vector<TensorUpdate>& updates, int64_t element_size,
                    const DeviceHyperparameters& hyperparameters, const Visit& visit,
                    int64_t max_blocks = std::numeric_limits<int32_t>::max()) {
-  std::vector<TensorUpdate> rest;
+  std::vector<LaunchTensor> rest;
   rest.reserve(updates.size());
-  std::copy_if(updates.begin(), updates.end(), std::back_inserter(rest),
-               [](const TensorUpdate& update) { return update.count > 0; });
+  for (const TensorUpdate& u : updates) {
+    if (u.count > 0) rest.push_back({u.var, u.accum, u.accum_update, u.grad, u.count});
+  }
   for (auto next = rest.begin(); next != rest.end();) {
     if (rest.end() - next <= kSmallCapacity) {
       visit(internal::TakeLaunch<kSmallCapacity>(element_size, max_blocks, hyperparameters, next,

@@ -168,18 +168,48 @@ const std::string& NumpyViews::NameOf(const py::dtype& dtype) {
 }
 
 DenseArrays::DenseArrays(const ViewList& vars, const ViewList& accums,
-                         const ViewList& accum_updates, const ViewList& grads) {
+                         const ViewList& accum_updates, const ViewList& grads,
+                         const std::optional<ViewList>& averages,
+                         const std::optional<ViewList>& grad_accums) {
   Checker checker;
   dtype = CheckVariables(&checker, vars, accums, accum_updates);
   checker.CheckLength("grads", grads.size(), vars.size());
+  if (averages) checker.CheckLength("averages", averages->size(), vars.size());
+  if (grad_accums) checker.CheckLength("grad_accums", grad_accums->size(), vars.size());
   updates.reserve(vars.size());
   for (size_t i = 0; i < vars.size(); ++i) {
-    checker.Check(grads[i], "grads", i, /*written=*/false,
-                  {vars[0].dtype, kLikeVariables, ShapeOf(vars[i]), "the shape of its variable"});
-    updates.push_back(
-        {vars[i].data, accums[i].data, accum_updates[i].data, grads[i].data, vars[i].size()});
+    const Checker::Expected expected = {vars[0].dtype, kLikeVariables, ShapeOf(vars[i]),
+                                        "the shape of its variable"};
+    checker.Check(grads[i], "grads", i, /*written=*/false, expected);
+    const auto check_written = [&](const std::optional<ViewList>& list, const char* name) {
+      if (!list) return static_cast<void*>(nullptr);
+      checker.Check((*list)[i], name, i, /*written=*/true, expected);
+      return (*list)[i].data;
+    };
+    void* const average = check_written(averages, "averages");
+    void* const grad_accum = check_written(grad_accums, "grad_accums");
+    updates.push_back({vars[i].data, accums[i].data, accum_updates[i].data, grads[i].data,
+                       vars[i].size(), average, grad_accum});
   }
   checker.CheckOverlap();
+}
+
+NormArrays::NormArrays(const ViewList& grads, const std::optional<ViewList>& grad_accums) {
+  Checker checker;
+  if (grad_accums) checker.CheckLength("grad_accums", grad_accums->size(), grads.size());
+  if (grads.empty()) return;
+  dtype = ToDType(grads[0], "grads[0]");
+  inputs.reserve(grads.size());
+  for (size_t i = 0; i < grads.size(); ++i) {
+    const Checker::Expected expected = {grads[0].dtype, ", the dtype of grads[0]",
+                                        ShapeOf(grads[i]), "the shape of its gradient"};
+    checker.Check(grads[i], "grads", i, /*written=*/false, expected);
+    if (grad_accums) {
+      checker.Check((*grad_accums)[i], "grad_accums", i, /*written=*/false, expected);
+    }
+    inputs.push_back(
+        {grads[i].data, grad_accums ? (*grad_accums)[i].data : nullptr, grads[i].size()});
+  }
 }
 
 SparseArrays::SparseArrays(const ViewList& vars, const ViewList& accums,

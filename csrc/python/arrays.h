@@ -45,10 +45,19 @@ class NumpyViews {
 // unless the lists fit together and every array can be updated in place.
 struct DenseArrays {
   DenseArrays(const ViewList& vars, const ViewList& accums, const ViewList& accum_updates,
-              const ViewList& grads);
+              const ViewList& grads, const std::optional<ViewList>& averages = std::nullopt,
+              const std::optional<ViewList>& grad_accums = std::nullopt);
 
   DType dtype;
   std::vector<TensorUpdate> updates;
+};
+
+// The lists of a call that asks for norms, likewise.
+struct NormArrays {
+  NormArrays(const ViewList& grads, const std::optional<ViewList>& grad_accums);
+
+  DType dtype = DType::kFloat;
+  std::vector<NormInput> inputs;
 };
 
 // The lists of a call with sparse gradients, likewise. Without `clocks` those of the updates are

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "cpu/dense.h"
+#include "cpu/norms.h"
 #include "cpu/sparse.h"
 #include "partition.h"
 #include "python/arrays.h"
@@ -54,14 +55,50 @@ void Run(int num_threads, const std::string& instruction_set, const Update& upda
   for (std::thread& thread : threads) thread.join();
 }
 
-void RunDense(LoopKind kind, const ArrayList& variables, const ArrayList& accums,
-              const ArrayList& accum_updates, const ArrayList& grads, const Hyperparameters& h,
+std::optional<ViewList> ViewsOf(NumpyViews& views, const std::optional<ArrayList>& arrays) {
+  return arrays ? std::make_optional(views(*arrays)) : std::nullopt;
+}
+
+void RunDense(const ArrayList& variables, const ArrayList& accums, const ArrayList& accum_updates,
+              const ArrayList& grads, const std::optional<ArrayList>& averages,
+              const std::optional<ArrayList>& grad_accums, const Hyperparameters& h,
+              const std::optional<std::vector<double>>& clip_factors, Options options,
               int num_threads, const std::string& instruction_set) {
+  NumpyViews views;
+  const DenseArrays arrays(views(variables), views(accums), views(accum_updates), views(grads),
+                           ViewsOf(views, averages), ViewsOf(views, grad_accums));
+  if (clip_factors) {
+    if (clip_factors->size() != variables.size()) {
+      throw py::value_error("clip_factors has length " + std::to_string(clip_factors->size()) +
+                            ", expected " + std::to_string(variables.size()) +
+                            ", one for each variable");
+    }
+    options.clip_factors = clip_factors->data();
+  }
+  Run(num_threads, instruction_set, [&](const Workers& workers, const InstructionSet& set) {
+    DenseUpdate(arrays.dtype, arrays.updates, h, options, workers, LoopKind::kAdadelta, set);
+  });
+}
+
+void RunCopy(const ArrayList& variables, const ArrayList& accums, const ArrayList& accum_updates,
+             const ArrayList& grads, int num_threads, const std::string& instruction_set) {
   NumpyViews views;
   const DenseArrays arrays(views(variables), views(accums), views(accum_updates), views(grads));
   Run(num_threads, instruction_set, [&](const Workers& workers, const InstructionSet& set) {
-    DenseUpdate(arrays.dtype, arrays.updates, h, workers, kind, set);
+    DenseUpdate(arrays.dtype, arrays.updates, {}, {}, workers, LoopKind::kCopy, set);
   });
+}
+
+std::vector<double> RunNorms(const ArrayList& grads, const std::optional<ArrayList>& grad_accums,
+                             double grad_scale, int num_threads,
+                             const std::string& instruction_set) {
+  NumpyViews views;
+  const NormArrays arrays(views(grads), ViewsOf(views, grad_accums));
+  std::vector<double> squared_norms(grads.size());
+  Run(num_threads, instruction_set, [&](const Workers& workers, const InstructionSet& set) {
+    SquaredNorms(arrays.dtype, arrays.inputs, grad_scale, squared_norms.data(), workers, set);
+  });
+  return squared_norms;
 }
 
 void RunSparse(const ArrayList& variables, const ArrayList& accums, const ArrayList& accum_updates,
@@ -70,8 +107,7 @@ void RunSparse(const ArrayList& variables, const ArrayList& accums, const ArrayL
                const std::string& instruction_set) {
   NumpyViews views;
   const SparseArrays arrays(views(variables), views(accums), views(accum_updates), views(grads),
-                            views(indices),
-                            clocks ? std::make_optional(views(*clocks)) : std::nullopt);
+                            views(indices), ViewsOf(views, clocks));
   if (const std::optional<BadIndex> bad = FindBadIndex(arrays.index_type, arrays.updates)) {
     throw py::index_error(bad->Describe());
   }
@@ -106,14 +142,22 @@ std::vector<std::tuple<int64_t, size_t, int64_t, int64_t>> Pieces(
 
 PYBIND11_MODULE(_kernels, m) {
   using tf_adadelta::ArrayList;
-  using tf_adadelta::LoopKind;
+
+  using tf_adadelta::Options;
 
   m.def("fused_adadelta_apply",
         [](const ArrayList& variables, const ArrayList& accums, const ArrayList& accum_updates,
-           const ArrayList& grads, double learning_rate, double rho, double epsilon,
-           int num_threads, const std::string& instruction_set) {
-          tf_adadelta::RunDense(LoopKind::kAdadelta, variables, accums, accum_updates, grads,
-                                {learning_rate, rho, epsilon}, num_threads, instruction_set);
+           const ArrayList& grads, const std::optional<ArrayList>& averages,
+           const std::optional<ArrayList>& grad_accums, double learning_rate, double rho,
+           double epsilon, double grad_scale, bool update,
+           const std::optional<std::vector<double>>& clip_factors, double clipvalue,
+           double weight_decay, double ema_momentum, int num_threads,
+           const std::string& instruction_set) {
+          tf_adadelta::RunDense(
+              variables, accums, accum_updates, grads, averages, grad_accums,
+              {learning_rate, rho, epsilon}, clip_factors,
+              Options{grad_scale, update, nullptr, clipvalue, weight_decay, ema_momentum},
+              num_threads, instruction_set);
         });
   m.def("fused_adadelta_sparse_apply",
         [](const ArrayList& variables, const ArrayList& accums, const ArrayList& accum_updates,
@@ -123,12 +167,8 @@ PYBIND11_MODULE(_kernels, m) {
           tf_adadelta::RunSparse(variables, accums, accum_updates, grads, indices, clocks,
                                  {learning_rate, rho, epsilon}, num_threads, instruction_set);
         });
-  m.def("copy_streams",
-        [](const ArrayList& variables, const ArrayList& accums, const ArrayList& accum_updates,
-           const ArrayList& grads, int num_threads, const std::string& instruction_set) {
-          tf_adadelta::RunDense(LoopKind::kCopy, variables, accums, accum_updates, grads, {},
-                                num_threads, instruction_set);
-        });
+  m.def("copy_streams", &tf_adadelta::RunCopy);
+  m.def("squared_norms", &tf_adadelta::RunNorms);
   m.def("instruction_sets", &tf_adadelta::SupportedInstructionSets);
   m.def("partition", &tf_adadelta::Pieces);
   tf_adadelta::DefineCudaFunctions(m);

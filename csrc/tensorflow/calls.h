@@ -15,17 +15,38 @@
 
 namespace tf_adadelta {
 
+// The memory of an input of a list, null where the call has no such list.
+inline void* ResourceData(const Inputs& inputs, const LockedVariables& vars, Inputs::List list,
+                          int i) {
+  return inputs.has(list) ? vars.tensor(inputs.at(list, i))->data() : nullptr;
+}
+
 inline std::vector<TensorUpdate> UpdatesOf(tensorflow::OpKernelContext* ctx, const Inputs& inputs,
                                            const LockedVariables& vars) {
   std::vector<TensorUpdate> updates;
   updates.reserve(inputs.num_variables());
   for (int i = 0; i < inputs.num_variables(); ++i) {
-    updates.push_back({vars.tensor(inputs.var(i))->data(), vars.tensor(inputs.accum(i))->data(),
-                       vars.tensor(inputs.accum_update(i))->data(),
-                       ctx->input(inputs.grad(i)).data(),
-                       vars.tensor(inputs.var(i))->NumElements()});
+    updates.push_back({ResourceData(inputs, vars, Inputs::kVars, i),
+                       ResourceData(inputs, vars, Inputs::kAccums, i),
+                       ResourceData(inputs, vars, Inputs::kAccumUpdates, i),
+                       ctx->input(inputs.at(Inputs::kGrads, i)).data(),
+                       vars.tensor(inputs.at(Inputs::kVars, i))->NumElements(),
+                       ResourceData(inputs, vars, Inputs::kAverages, i),
+                       ResourceData(inputs, vars, Inputs::kGradAccums, i)});
   }
   return updates;
+}
+
+inline std::vector<NormInput> NormInputsOf(tensorflow::OpKernelContext* ctx, const Inputs& inputs,
+                                           const LockedVariables& vars) {
+  std::vector<NormInput> norms;
+  norms.reserve(inputs.num_variables());
+  for (int i = 0; i < inputs.num_variables(); ++i) {
+    const tensorflow::Tensor& grad = ctx->input(inputs.at(Inputs::kGrads, i));
+    norms.push_back(
+        {grad.data(), ResourceData(inputs, vars, Inputs::kGradAccums, i), grad.NumElements()});
+  }
+  return norms;
 }
 
 inline std::vector<SparseTensorUpdate> SparseUpdatesOf(tensorflow::OpKernelContext* ctx,
@@ -34,15 +55,17 @@ inline std::vector<SparseTensorUpdate> SparseUpdatesOf(tensorflow::OpKernelConte
   std::vector<SparseTensorUpdate> updates;
   updates.reserve(inputs.num_variables());
   for (int i = 0; i < inputs.num_variables(); ++i) {
-    const tensorflow::TensorShape& shape = vars.tensor(inputs.var(i))->shape();
+    const tensorflow::TensorShape& shape = vars.tensor(inputs.at(Inputs::kVars, i))->shape();
     int64_t row_elements = 1;
     for (int axis = 1; axis < shape.dims(); ++axis) row_elements *= shape.dim_size(axis);
-    void* const clock = inputs.has_clocks() ? vars.tensor(inputs.clock(i))->data() : nullptr;
-    updates.push_back({vars.tensor(inputs.var(i))->data(), vars.tensor(inputs.accum(i))->data(),
-                       vars.tensor(inputs.accum_update(i))->data(),
-                       ctx->input(inputs.grad(i)).data(), ctx->input(inputs.indices(i)).data(),
-                       static_cast<int64_t*>(clock), shape.dim_size(0), row_elements,
-                       ctx->input(inputs.indices(i)).NumElements()});
+    updates.push_back({ResourceData(inputs, vars, Inputs::kVars, i),
+                       ResourceData(inputs, vars, Inputs::kAccums, i),
+                       ResourceData(inputs, vars, Inputs::kAccumUpdates, i),
+                       ctx->input(inputs.at(Inputs::kGrads, i)).data(),
+                       ctx->input(inputs.at(Inputs::kIndices, i)).data(),
+                       static_cast<int64_t*>(ResourceData(inputs, vars, Inputs::kClocks, i)),
+                       shape.dim_size(0), row_elements,
+                       ctx->input(inputs.at(Inputs::kIndices, i)).NumElements()});
   }
   return updates;
 }
@@ -50,7 +73,7 @@ inline std::vector<SparseTensorUpdate> SparseUpdatesOf(tensorflow::OpKernelConte
 // The error for an index that is out of range.
 inline absl::Status OutOfRange(tensorflow::OpKernelContext* ctx, const Inputs& inputs,
                                const BadIndex& bad) {
-  const int var = inputs.var(static_cast<int>(bad.variable));
+  const int var = inputs.at(Inputs::kVars, static_cast<int>(bad.variable));
   return absl::InvalidArgumentError(
       absl::StrCat(bad.Describe(), " ('", tensorflow::HandleFromInput(ctx, var).name(), "')"));
 }

@@ -4,13 +4,14 @@
 #include <vector>
 
 #include "cpu/dense.h"
+#include "cpu/norms.h"
 #include "cpu/sparse.h"
 #include "tensorflow/calls.h"
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/core/kernels/training_op_helpers.h"
 #include "tensorflow/dtype.h"
 #include "tensorflow/inputs.h"
-#include "tensorflow/shapes.h"
+#include "tensorflow/layouts.h"
 #include "tensorflow/variables.h"
 
 namespace tf_adadelta {
@@ -25,7 +26,23 @@ Workers WorkersOf(OpKernelContext* ctx) {
           [threads](std::function<void()> task) { threads->workers->Schedule(std::move(task)); }};
 }
 
-template <typename T>
+double ScalarOf(OpKernelContext* ctx, int input) { return ctx->input(input).scalar<double>()(); }
+
+Hyperparameters HyperparametersOf(OpKernelContext* ctx, const Inputs& inputs) {
+  return {ScalarOf(ctx, inputs.at(Inputs::kLearningRate)), ScalarOf(ctx, inputs.at(Inputs::kRho)),
+          ScalarOf(ctx, inputs.at(Inputs::kEpsilon))};
+}
+
+Options OptionsOf(OpKernelContext* ctx, const Inputs& inputs) {
+  if (!inputs.has(Inputs::kGradScale)) return {};
+  return {ScalarOf(ctx, inputs.at(Inputs::kGradScale)),
+          ScalarOf(ctx, inputs.at(Inputs::kUpdate)) != 0,
+          ctx->input(inputs.at(Inputs::kClipFactors)).flat<double>().data(),
+          ScalarOf(ctx, inputs.at(Inputs::kClipvalue)),
+          ScalarOf(ctx, inputs.at(Inputs::kWeightDecay)),
+          ScalarOf(ctx, inputs.at(Inputs::kEmaMomentum))};
+}
+
 class FusedOp : public tensorflow::OpKernel {
  public:
   explicit FusedOp(tensorflow::OpKernelConstruction* ctx) : OpKernel(ctx) {}
@@ -35,75 +52,85 @@ class FusedOp : public tensorflow::OpKernel {
   bool IsExpensive() override { return false; }
 
  protected:
-  // Makes the variables of a call ready to be written: `vars` must outlive the update.
-  absl::Status Prepare(OpKernelContext* ctx, const Inputs& inputs, LockedVariables* vars,
-                       Hyperparameters* h) {
-    TF_RETURN_IF_ERROR(vars->FindAndLock(ctx, inputs));
-    TF_RETURN_IF_ERROR(vars->Validate(ctx, inputs, tensorflow::DataTypeToEnum<T>::value));
-    TF_RETURN_IF_ERROR(CheckValues(ctx, inputs, *vars));
-    const auto scalar = [&](int input) { return ctx->input(input).scalar<double>()(); };
-    *h = {scalar(inputs.learning_rate()), scalar(inputs.rho()), scalar(inputs.epsilon())};
-    // Gives a variable whose buffer somebody else still reads a buffer of its own. In copy-on-read
-    // mode nobody does (resource_var.h), so there too a copy is made only where one is shared.
-    using tensorflow::PrepareToUpdateVariable;
-    using Device = Eigen::ThreadPoolDevice;
-    for (int input = 0; input < inputs.num_resources(); ++input) {
-      Tensor* const tensor = vars->tensor(input);
-      TF_RETURN_IF_ERROR(inputs.IsClock(input)
-                             ? PrepareToUpdateVariable<Device, int64_t>(ctx, tensor, false)
-                             : PrepareToUpdateVariable<Device, T>(ctx, tensor, false));
-    }
-    return absl::OkStatus();
-  }
+  const Inputs& inputs() const { return *inputs_; }
 
-  virtual absl::Status CheckValues(OpKernelContext*, const Inputs&, const LockedVariables&) const {
-    return absl::OkStatus();
-  }
+  std::optional<Inputs> inputs_;
 };
 
+// Gives a variable whose buffer somebody else still reads a buffer of its own. In copy-on-read mode
+// nobody does (resource_var.h), so there too a copy is made only where one is shared.
 template <typename T>
-class FusedAdadeltaApplyOp : public FusedOp<T> {
+absl::Status Unshare(OpKernelContext* ctx, const Inputs& inputs, const LockedVariables& vars) {
+  using tensorflow::PrepareToUpdateVariable;
+  using Device = Eigen::ThreadPoolDevice;
+  for (int input = 0; input < inputs.num_resources(); ++input) {
+    Tensor* const tensor = vars.tensor(input);
+    TF_RETURN_IF_ERROR(inputs.ListOf(input) == Inputs::kClocks
+                           ? PrepareToUpdateVariable<Device, int64_t>(ctx, tensor, false)
+                           : PrepareToUpdateVariable<Device, T>(ctx, tensor, false));
+  }
+  return absl::OkStatus();
+}
+
+template <typename T>
+class FusedAdadeltaApplyOp : public FusedOp {
  public:
-  using FusedOp<T>::FusedOp;
+  explicit FusedAdadeltaApplyOp(tensorflow::OpKernelConstruction* ctx) : FusedOp(ctx) {
+    OP_REQUIRES_OK(ctx, GetDenseLayout(ctx, &inputs_));
+  }
 
   void Compute(OpKernelContext* ctx) override {
-    const Inputs inputs = Inputs::Dense((ctx->num_inputs() - Inputs::kNumScalars) / 4);
     LockedVariables vars;
-    Hyperparameters h;
-    OP_REQUIRES_OK(ctx, this->Prepare(ctx, inputs, &vars, &h));
-    DenseUpdate(DTypeOf<T>(), UpdatesOf(ctx, inputs, vars), h, WorkersOf(ctx));
+    OP_REQUIRES_OK(ctx, vars.FindAndLock(ctx, inputs()));
+    OP_REQUIRES_OK(ctx, vars.Validate(ctx, inputs(), tensorflow::DataTypeToEnum<T>::value));
+    OP_REQUIRES_OK(ctx, Unshare<T>(ctx, inputs(), vars));
+    DenseUpdate(DTypeOf<T>(), UpdatesOf(ctx, inputs(), vars), HyperparametersOf(ctx, inputs()),
+                OptionsOf(ctx, inputs()), WorkersOf(ctx));
   }
 };
 
 template <typename T, typename Index>
-class FusedAdadeltaSparseApplyOp : public FusedOp<T> {
+class FusedAdadeltaSparseApplyOp : public FusedOp {
  public:
-  explicit FusedAdadeltaSparseApplyOp(tensorflow::OpKernelConstruction* ctx) : FusedOp<T>(ctx) {
-    OP_REQUIRES_OK(ctx, ctx->GetAttr("N", &num_variables_));
-    OP_REQUIRES_OK(ctx, ctx->GetAttr("num_clocks", &num_clocks_));
-    OP_REQUIRES_OK(ctx, CheckNumClocks(num_variables_, num_clocks_));
+  explicit FusedAdadeltaSparseApplyOp(tensorflow::OpKernelConstruction* ctx) : FusedOp(ctx) {
+    OP_REQUIRES_OK(ctx, GetSparseLayout(ctx, &inputs_));
   }
 
   void Compute(OpKernelContext* ctx) override {
-    const Inputs inputs = Inputs::Sparse(num_variables_, num_clocks_ > 0);
+    constexpr IndexType kIndexType = IndexTypeOf<Index>();
     LockedVariables vars;
-    Hyperparameters h;
-    OP_REQUIRES_OK(ctx, this->Prepare(ctx, inputs, &vars, &h));
-    SparseUpdate(DTypeOf<T>(), kIndexType, SparseUpdatesOf(ctx, inputs, vars), h, WorkersOf(ctx));
-  }
-
- private:
-  static constexpr IndexType kIndexType = IndexTypeOf<Index>();
-
-  absl::Status CheckValues(OpKernelContext* ctx, const Inputs& inputs,
-                           const LockedVariables& vars) const override {
+    OP_REQUIRES_OK(ctx, vars.FindAndLock(ctx, inputs()));
+    OP_REQUIRES_OK(ctx, vars.Validate(ctx, inputs(), tensorflow::DataTypeToEnum<T>::value));
     const std::optional<BadIndex> bad =
-        FindBadIndex(kIndexType, SparseUpdatesOf(ctx, inputs, vars));
-    return bad ? OutOfRange(ctx, inputs, *bad) : absl::OkStatus();
+        FindBadIndex(kIndexType, SparseUpdatesOf(ctx, inputs(), vars));
+    OP_REQUIRES(ctx, !bad, OutOfRange(ctx, inputs(), *bad));
+    OP_REQUIRES_OK(ctx, Unshare<T>(ctx, inputs(), vars));
+    SparseUpdate(DTypeOf<T>(), kIndexType, SparseUpdatesOf(ctx, inputs(), vars),
+                 HyperparametersOf(ctx, inputs()), WorkersOf(ctx));
+  }
+};
+
+template <typename T>
+class FusedSquaredNormsOp : public FusedOp {
+ public:
+  explicit FusedSquaredNormsOp(tensorflow::OpKernelConstruction* ctx) : FusedOp(ctx) {
+    OP_REQUIRES_OK(ctx, GetNormsLayout(ctx, &inputs_));
   }
 
-  int num_variables_;
-  int num_clocks_;
+  void Compute(OpKernelContext* ctx) override {
+    LockedVariables vars;
+    OP_REQUIRES_OK(ctx, vars.FindAndLock(ctx, inputs()));
+    OP_REQUIRES_OK(ctx, vars.Validate(ctx, inputs(), tensorflow::DataTypeToEnum<T>::value));
+    Tensor* squared_norms;
+    OP_REQUIRES_OK(ctx, ctx->allocate_output(0, {inputs().num_variables()}, &squared_norms));
+    if (ScalarOf(ctx, inputs().at(Inputs::kUpdate)) == 0) {
+      squared_norms->flat<double>().setZero();
+      return;
+    }
+    SquaredNorms(DTypeOf<T>(), NormInputsOf(ctx, inputs(), vars),
+                 ScalarOf(ctx, inputs().at(Inputs::kGradScale)),
+                 squared_norms->flat<double>().data(), WorkersOf(ctx));
+  }
 };
 
 #define REGISTER_SPARSE_KERNEL(T, Index)                          \
@@ -116,6 +143,9 @@ class FusedAdadeltaSparseApplyOp : public FusedOp<T> {
   REGISTER_KERNEL_BUILDER(                                                              \
       Name("FusedAdadeltaApply").Device(tensorflow::DEVICE_CPU).TypeConstraint<T>("T"), \
       FusedAdadeltaApplyOp<T>);                                                         \
+  REGISTER_KERNEL_BUILDER(                                                              \
+      Name("FusedSquaredNorms").Device(tensorflow::DEVICE_CPU).TypeConstraint<T>("T"),  \
+      FusedSquaredNormsOp<T>);                                                          \
   REGISTER_SPARSE_KERNEL(T, int32_t);                                                   \
   REGISTER_SPARSE_KERNEL(T, int64_t)
 REGISTER_KERNEL(Eigen::half);

@@ -62,7 +62,8 @@ cuda::DeviceHyperparameters HyperparametersOf(OpKernelContext* ctx, const Inputs
   const auto scalar = [&](int input) {
     return cuda::Scalar{static_cast<const double*>(ctx->input(input).data()), 0.0};
   };
-  return {scalar(inputs.learning_rate()), scalar(inputs.rho()), scalar(inputs.epsilon())};
+  return {scalar(inputs.at(Inputs::kLearningRate)), scalar(inputs.at(Inputs::kRho)),
+          scalar(inputs.at(Inputs::kEpsilon))};
 }
 
 template <typename T>

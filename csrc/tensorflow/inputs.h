@@ -2,62 +2,99 @@
 #ifndef TF_ADADELTA_TENSORFLOW_INPUTS_H_
 #define TF_ADADELTA_TENSORFLOW_INPUTS_H_
 
+#include <array>
 #include <string>
 
 #include "absl/strings/str_cat.h"
 
 namespace tf_adadelta {
 
-// The inputs are lists, one after the other, and then the scalars. The resources come first.
+// The inputs are lists, one after the other. The resources come first, the scalars (and with them
+// the factors of a clip) last.
 class Inputs {
  public:
-  static constexpr int kNumScalars = 3;
+  enum List {
+    kVars,
+    kAccums,
+    kAccumUpdates,
+    kClocks,
+    kAverages,
+    kGradAccums,
+    kGrads,
+    kIndices,
+    kLearningRate,
+    kRho,
+    kEpsilon,
+    kGradScale,
+    kUpdate,
+    kClipFactors,
+    kClipvalue,
+    kWeightDecay,
+    kEmaMomentum,
+    kNumLists
+  };
 
-  // vars, accums, accum_updates, grads.
-  static Inputs Dense(int num_variables) { return Inputs(num_variables, false, false); }
+  using Sizes = std::array<int, kNumLists>;
 
-  // vars, accums, accum_updates, clocks (if any), grads, indices.
-  static Inputs Sparse(int num_variables, bool clocks) {
-    return Inputs(num_variables, clocks, true);
+  // Which lists FusedAdadeltaApply has that may be missing.
+  struct Optional {
+    bool averages;
+    bool grad_accums;
+    bool options;
+  };
+
+  static Inputs Dense(int num_variables, const Optional& has) {
+    const int n = num_variables;
+    const int option = has.options ? 1 : 0;
+    return Inputs({n, n, n, 0, has.averages ? n : 0, has.grad_accums ? n : 0, n, 0, 1, 1, 1, option,
+                   option, option, option, option, option});
   }
 
-  int num_variables() const { return n_; }
-  int num_resources() const { return grad(0); }
-  int size() const { return learning_rate() + kNumScalars; }
-  bool has_clocks() const { return clocks_; }
-  bool has_indices() const { return indices_; }
+  static Inputs Sparse(int num_variables, bool clocks) {
+    const int n = num_variables;
+    return Inputs({n, n, n, clocks ? n : 0, 0, 0, n, n, 1, 1, 1});
+  }
 
-  int var(int i) const { return i; }
-  int accum(int i) const { return n_ + i; }
-  int accum_update(int i) const { return 2 * n_ + i; }
-  int clock(int i) const { return 3 * n_ + i; }
-  int grad(int i) const { return (clocks_ ? 4 : 3) * n_ + i; }
-  int indices(int i) const { return grad(n_) + i; }
-  int learning_rate() const { return grad(indices_ ? 2 * n_ : n_); }
-  int rho() const { return learning_rate() + 1; }
-  int epsilon() const { return learning_rate() + 2; }
+  static Inputs Norms(int num_gradients, bool grad_accums) {
+    const int n = num_gradients;
+    return Inputs({0, 0, 0, 0, 0, grad_accums ? n : 0, n, 0, 0, 0, 0, 1, 1});
+  }
 
-  bool IsClock(int input) const { return clocks_ && input >= clock(0) && input < grad(0); }
+  // From the numbers of elements of all lists.
+  explicit Inputs(const Sizes& sizes) : sizes_(sizes) {
+    for (int list = 0; list < kNumLists; ++list) first_[list + 1] = first_[list] + sizes[list];
+  }
+
+  const Sizes& sizes() const { return sizes_; }
+
+  // The number of variables, or of gradients where there are no variables.
+  int num_variables() const { return sizes_[kGrads]; }
+  int num_resources() const { return at(kGrads); }
+  int size() const { return at(kNumLists); }
+  bool has(List list) const { return sizes_[list] > 0; }
+  int at(List list, int i = 0) const { return first_[list] + i; }
+
+  // The list that an input is in.
+  List ListOf(int input) const {
+    int list = 0;
+    while (input >= first_[list + 1]) ++list;
+    return static_cast<List>(list);
+  }
 
   // Such as "accums[2]" or "learning_rate".
   std::string Describe(int input) const {
-    if (input >= learning_rate()) {
-      static constexpr const char* kScalars[kNumScalars] = {"learning_rate", "rho", "epsilon"};
-      return kScalars[input - learning_rate()];
-    }
-    static constexpr const char* kLists[] = {"variables", "accums", "accum_updates",
-                                             "clocks",    "grads",  "indices"};
-    const int list = input / n_;
-    return absl::StrCat(kLists[list >= 3 && !clocks_ ? list + 1 : list], "[", input % n_, "]");
+    static constexpr const char* kNames[kNumLists] = {
+        "variables", "accums",       "accum_updates", "clocks",       "averages",    "grad_accums",
+        "grads",     "indices",      "learning_rate", "rho",          "epsilon",     "grad_scale",
+        "update",    "clip_factors", "clipvalue",     "weight_decay", "ema_momentum"};
+    const List list = ListOf(input);
+    if (list >= kLearningRate) return kNames[list];
+    return absl::StrCat(kNames[list], "[", input - first_[list], "]");
   }
 
  private:
-  Inputs(int num_variables, bool clocks, bool indices)
-      : n_(num_variables), clocks_(clocks), indices_(indices) {}
-
-  int n_;
-  bool clocks_;
-  bool indices_;
+  Sizes sizes_;
+  std::array<int, kNumLists + 1> first_ = {};
 };
 
 }  // namespace tf_adadelta

@@ -1,9 +1,11 @@
 // The ops as TensorFlow's graph sees them: inputs, attributes, and the shapes that fit.
+#include <optional>
+
 #include "tensorflow/core/framework/common_shape_fns.h"
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/shape_inference.h"
 #include "tensorflow/inputs.h"
-#include "tensorflow/shapes.h"
+#include "tensorflow/layouts.h"
 
 namespace tf_adadelta {
 namespace {
@@ -21,7 +23,7 @@ absl::Status VariableShape(InferenceContext* c, int input, tensorflow::DataType 
     return absl::InvalidArgumentError(absl::StrCat(
         inputs.Describe(input), " has dtype ", tensorflow::DataTypeString((*handle)[0].dtype),
         ", expected ", tensorflow::DataTypeString(dtype),
-        inputs.IsClock(input) ? "" : ", the dtype of the gradients"));
+        inputs.ListOf(input) == Inputs::kClocks ? "" : ", the dtype of the gradients"));
   }
   *shape = (*handle)[0].shape;
   return absl::OkStatus();
@@ -42,11 +44,14 @@ absl::Status Merge(InferenceContext* c, const Inputs& inputs, int input, ShapeHa
 
 constexpr char kLikeVariable[] = ", the shape of its variable";
 
-// Checks the variable `i` against its two averages; returns what is known of their shape.
-absl::Status VariablesShape(InferenceContext* c, const Inputs& inputs, int i,
+// Checks what is stored for the variable `i`; returns what is known of its shape.
+absl::Status ResourceShapes(InferenceContext* c, const Inputs& inputs, int i,
                             tensorflow::DataType dtype, ShapeHandle* expected) {
-  TF_RETURN_IF_ERROR(VariableShape(c, inputs.var(i), dtype, inputs, expected));
-  for (const int input : {inputs.accum(i), inputs.accum_update(i)}) {
+  *expected = c->UnknownShape();
+  for (const Inputs::List list : {Inputs::kVars, Inputs::kAccums, Inputs::kAccumUpdates,
+                                  Inputs::kAverages, Inputs::kGradAccums}) {
+    if (!inputs.has(list)) continue;
+    const int input = inputs.at(list, i);
     ShapeHandle shape;
     TF_RETURN_IF_ERROR(VariableShape(c, input, dtype, inputs, &shape));
     TF_RETURN_IF_ERROR(Merge(c, inputs, input, shape, kLikeVariable, expected));
@@ -55,7 +60,13 @@ absl::Status VariablesShape(InferenceContext* c, const Inputs& inputs, int i,
 }
 
 absl::Status ScalarShapes(InferenceContext* c, const Inputs& inputs) {
-  for (const int input : {inputs.learning_rate(), inputs.rho(), inputs.epsilon()}) {
+  for (int input = inputs.at(Inputs::kLearningRate); input < inputs.size(); ++input) {
+    if (inputs.ListOf(input) == Inputs::kClipFactors) {
+      ShapeHandle expected = c->Vector(inputs.num_variables());
+      TF_RETURN_IF_ERROR(
+          Merge(c, inputs, input, c->input(input), ", one for each variable", &expected));
+      continue;
+    }
     ShapeHandle scalar;
     if (!c->WithRank(c->input(input), 0, &scalar).ok()) {
       return absl::InvalidArgumentError(absl::StrCat(inputs.Describe(input), " has shape ",
@@ -66,55 +77,67 @@ absl::Status ScalarShapes(InferenceContext* c, const Inputs& inputs) {
   return absl::OkStatus();
 }
 
-absl::Status DenseShape(InferenceContext* c) {
-  int n;
+// Checks what an op has of dense gradients and variables.
+absl::Status DenseShapes(InferenceContext* c, const Inputs& inputs) {
   tensorflow::DataType dtype;
-  TF_RETURN_IF_ERROR(c->GetAttr("N", &n));
   TF_RETURN_IF_ERROR(c->GetAttr("T", &dtype));
-  const Inputs inputs = Inputs::Dense(n);
-  for (int i = 0; i < n; ++i) {
+  for (int i = 0; i < inputs.num_variables(); ++i) {
     ShapeHandle expected;
-    TF_RETURN_IF_ERROR(VariablesShape(c, inputs, i, dtype, &expected));
-    TF_RETURN_IF_ERROR(
-        Merge(c, inputs, inputs.grad(i), c->input(inputs.grad(i)), kLikeVariable, &expected));
+    TF_RETURN_IF_ERROR(ResourceShapes(c, inputs, i, dtype, &expected));
+    const int grad = inputs.at(Inputs::kGrads, i);
+    TF_RETURN_IF_ERROR(Merge(c, inputs, grad, c->input(grad), kLikeVariable, &expected));
   }
   return ScalarShapes(c, inputs);
 }
 
+absl::Status DenseShape(InferenceContext* c) {
+  std::optional<Inputs> inputs;
+  TF_RETURN_IF_ERROR(GetDenseLayout(c, &inputs));
+  return DenseShapes(c, *inputs);
+}
+
+absl::Status NormsShape(InferenceContext* c) {
+  std::optional<Inputs> inputs;
+  TF_RETURN_IF_ERROR(GetNormsLayout(c, &inputs));
+  TF_RETURN_IF_ERROR(DenseShapes(c, *inputs));
+  c->set_output(0, c->Vector(inputs->num_variables()));
+  return absl::OkStatus();
+}
+
 absl::Status SparseShape(InferenceContext* c) {
-  int n, num_clocks;
   tensorflow::DataType dtype;
-  TF_RETURN_IF_ERROR(c->GetAttr("N", &n));
-  TF_RETURN_IF_ERROR(c->GetAttr("num_clocks", &num_clocks));
   TF_RETURN_IF_ERROR(c->GetAttr("T", &dtype));
-  TF_RETURN_IF_ERROR(CheckNumClocks(n, num_clocks));
-  const Inputs inputs = Inputs::Sparse(n, num_clocks > 0);
-  for (int i = 0; i < n; ++i) {
+  std::optional<Inputs> layout;
+  TF_RETURN_IF_ERROR(GetSparseLayout(c, &layout));
+  const Inputs& inputs = *layout;
+  for (int i = 0; i < inputs.num_variables(); ++i) {
     ShapeHandle var;
-    TF_RETURN_IF_ERROR(VariablesShape(c, inputs, i, dtype, &var));
+    TF_RETURN_IF_ERROR(ResourceShapes(c, inputs, i, dtype, &var));
     if (c->RankKnown(var) && c->Rank(var) == 0) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(inputs.Describe(inputs.var(i)), " is a scalar, which has no rows"));
+      return absl::InvalidArgumentError(absl::StrCat(inputs.Describe(inputs.at(Inputs::kVars, i)),
+                                                     " is a scalar, which has no rows"));
     }
     ShapeHandle indices;
-    if (!c->WithRank(c->input(inputs.indices(i)), 1, &indices).ok()) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(inputs.Describe(inputs.indices(i)), " has shape ",
-                       c->DebugString(c->input(inputs.indices(i))), ", expected one dimension"));
+    if (!c->WithRank(c->input(inputs.at(Inputs::kIndices, i)), 1, &indices).ok()) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          inputs.Describe(inputs.at(Inputs::kIndices, i)), " has shape ",
+          c->DebugString(c->input(inputs.at(Inputs::kIndices, i))), ", expected one dimension"));
     }
     if (c->RankKnown(var)) {
       ShapeHandle expected;
       TF_RETURN_IF_ERROR(c->ReplaceDim(var, 0, c->Dim(indices, 0), &expected));
-      TF_RETURN_IF_ERROR(Merge(c, inputs, inputs.grad(i), c->input(inputs.grad(i)),
+      TF_RETURN_IF_ERROR(Merge(c, inputs, inputs.at(Inputs::kGrads, i),
+                               c->input(inputs.at(Inputs::kGrads, i)),
                                ", a row of its variable for each of its indices", &expected));
     }
-    if (num_clocks > 0) {
+    if (inputs.has(Inputs::kClocks)) {
       ShapeHandle clock;
-      TF_RETURN_IF_ERROR(VariableShape(c, inputs.clock(i), tensorflow::DT_INT64, inputs, &clock));
+      TF_RETURN_IF_ERROR(
+          VariableShape(c, inputs.at(Inputs::kClocks, i), tensorflow::DT_INT64, inputs, &clock));
       tensorflow::shape_inference::DimensionHandle entries = c->UnknownDim();
       if (c->RankKnown(var)) TF_RETURN_IF_ERROR(c->Add(c->Dim(var, 0), 1, &entries));
       ShapeHandle expected = c->Vector(entries);
-      TF_RETURN_IF_ERROR(Merge(c, inputs, inputs.clock(i), clock,
+      TF_RETURN_IF_ERROR(Merge(c, inputs, inputs.at(Inputs::kClocks, i), clock,
                                ", one more than the rows of its variable", &expected));
     }
   }
@@ -129,11 +152,17 @@ REGISTER_OP("FusedAdadeltaApply")
     .Input("vars: N * resource")
     .Input("accums: N * resource")
     .Input("accum_updates: N * resource")
+    .Input("averages: num_averages * resource")
+    .Input("grad_accums: num_grad_accums * resource")
     .Input("grads: N * T")
     .Input("learning_rate: double")
     .Input("rho: double")
     .Input("epsilon: double")
+    .Input("options: num_options * double")
     .Attr("N: int >= 1")
+    .Attr("num_averages: int >= 0")
+    .Attr("num_grad_accums: int >= 0")
+    .Attr("num_options: int >= 0")
     .Attr("T: {half, bfloat16, float, double}")
     .Attr("use_locking: bool = false")
     .SetIsStateful()
@@ -148,6 +177,21 @@ var = var - learning_rate * delta
 
 Nothing is written unless every variable of the list can be.
 
+averages: None, or one for each variable: its exponential moving average.
+grad_accums: None, or one for each variable: the sum of its gradients since the last update.
+options: None, or six: grad_scale, update, clip_factors, clipvalue, weight_decay and ema_momentum,
+  for what is done around the update in the same pass. clip_factors has an element for each
+  variable; the others are scalars, update 0 or 1. 1, 1, ones, infinity, 0 and 0 change nothing.
+
+  grad = grad_accum + grad_scale * grad (grad_accum is 0 where there is none)
+  if update:
+    grad_accum = 0
+    grad = clip(clip_factor * grad, -clipvalue, clipvalue)
+    var = var - learning_rate * weight_decay * var
+    and the update
+  else:
+    grad_accum = grad
+  average = ema_momentum * average + (1 - ema_momentum) * var
 use_locking: Accepted for symmetry with ResourceApplyAdadelta. A dense update of resource variables
   holds the locks of all of them either way, in the order of their addresses.
 )doc");
@@ -182,6 +226,27 @@ clocks: None: only the rows that have a gradient change, as in ResourceSparseApp
   count of updates that the row has caught up with, and one more, the count of updates of the
   variable. rho must be the same as long as a row is behind.
 use_locking: As in FusedAdadeltaApply.
+)doc");
+
+REGISTER_OP("FusedSquaredNorms")
+    .Input("grad_accums: num_grad_accums * resource")
+    .Input("grads: N * T")
+    .Input("grad_scale: double")
+    .Input("update: double")
+    .Output("squared_norms: double")
+    .Attr("N: int >= 1")
+    .Attr("num_grad_accums: int >= 0")
+    .Attr("T: {half, bfloat16, float, double}")
+    .SetIsStateful()
+    .SetShapeFn(NormsShape)
+    .Doc(R"doc(
+Computes the squared norm of grad_accum + grad_scale * grad for each gradient of a list.
+
+One pass over memory; the sums are in double, and of the same order on every run.
+
+grad_accums: None (0), or one for each gradient.
+update: 0: nobody asks for the norms in this step; they are 0.
+squared_norms: An element for each gradient.
 )doc");
 
 }  // namespace tf_adadelta

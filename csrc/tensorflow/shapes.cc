@@ -13,60 +13,69 @@ absl::Status Mismatch(const std::string& what, const TensorShape& shape,
                                                  ", expected ", expected.DebugString(), ", ", why));
 }
 
-}  // namespace
-
-absl::Status CheckShapes(const Inputs& inputs, const std::function<const TensorShape&(int)>& shape,
-                         const std::function<std::string(int)>& describe) {
-  for (int i = 0; i < inputs.num_variables(); ++i) {
-    const TensorShape& var = shape(inputs.var(i));
-    const auto name = [&] { return describe(inputs.var(i)); };
-    const auto like_var = [&](int input) {
-      return shape(input) == var ? absl::OkStatus()
-                                 : Mismatch(describe(input), shape(input), var,
-                                            absl::StrCat("the shape of ", name()));
-    };
-    TF_RETURN_IF_ERROR(like_var(inputs.accum(i)));
-    TF_RETURN_IF_ERROR(like_var(inputs.accum_update(i)));
-    if (!inputs.has_indices()) {
-      TF_RETURN_IF_ERROR(like_var(inputs.grad(i)));
-      continue;
-    }
-    if (var.dims() == 0) {
-      return absl::InvalidArgumentError(absl::StrCat(name(), " is a scalar, which has no rows"));
-    }
-    const TensorShape& indices = shape(inputs.indices(i));
-    if (indices.dims() != 1) {
-      return absl::InvalidArgumentError(absl::StrCat(describe(inputs.indices(i)), " has shape ",
-                                                     indices.DebugString(),
-                                                     ", expected one dimension"));
-    }
-    TensorShape grad = var;
-    grad.set_dim(0, indices.dim_size(0));
-    if (shape(inputs.grad(i)) != grad) {
-      return Mismatch(describe(inputs.grad(i)), shape(inputs.grad(i)), grad,
-                      absl::StrCat("a row of ", name(), " for each of its indices"));
-    }
-    if (!inputs.has_clocks()) continue;
-    const TensorShape clock({var.dim_size(0) + 1});
-    if (shape(inputs.clock(i)) != clock) {
-      return Mismatch(describe(inputs.clock(i)), shape(inputs.clock(i)), clock,
-                      absl::StrCat("one more than the rows of ", name()));
-    }
+// What only a variable with a sparse gradient has.
+absl::Status CheckSparseShapes(const Inputs& inputs, int i,
+                               const std::function<const TensorShape&(int)>& shape,
+                               const std::function<std::string(int)>& describe) {
+  const TensorShape& var = shape(inputs.at(Inputs::kVars, i));
+  const auto name = [&] { return describe(inputs.at(Inputs::kVars, i)); };
+  if (var.dims() == 0) {
+    return absl::InvalidArgumentError(absl::StrCat(name(), " is a scalar, which has no rows"));
   }
-  for (const int input : {inputs.learning_rate(), inputs.rho(), inputs.epsilon()}) {
-    if (shape(input).dims() != 0) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          describe(input), " has shape ", shape(input).DebugString(), ", expected a scalar"));
-    }
+  const int indices = inputs.at(Inputs::kIndices, i);
+  if (shape(indices).dims() != 1) {
+    return absl::InvalidArgumentError(absl::StrCat(describe(indices), " has shape ",
+                                                   shape(indices).DebugString(),
+                                                   ", expected one dimension"));
+  }
+  TensorShape grad = var;
+  grad.set_dim(0, shape(indices).dim_size(0));
+  if (shape(inputs.at(Inputs::kGrads, i)) != grad) {
+    return Mismatch(describe(inputs.at(Inputs::kGrads, i)), shape(inputs.at(Inputs::kGrads, i)),
+                    grad, absl::StrCat("a row of ", name(), " for each of its indices"));
+  }
+  const TensorShape clock({var.dim_size(0) + 1});
+  if (inputs.has(Inputs::kClocks) && shape(inputs.at(Inputs::kClocks, i)) != clock) {
+    return Mismatch(describe(inputs.at(Inputs::kClocks, i)), shape(inputs.at(Inputs::kClocks, i)),
+                    clock, absl::StrCat("one more than the rows of ", name()));
   }
   return absl::OkStatus();
 }
 
-absl::Status CheckNumClocks(int num_variables, int num_clocks) {
-  if (num_clocks == 0 || num_clocks == num_variables) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat("clocks has length ", num_clocks,
-                                                 ", expected none or ", num_variables,
-                                                 ", one for each variable"));
+}  // namespace
+
+absl::Status CheckShapes(const Inputs& inputs, const std::function<const TensorShape&(int)>& shape,
+                         const std::function<std::string(int)>& describe) {
+  const Inputs::List first = inputs.has(Inputs::kVars) ? Inputs::kVars : Inputs::kGrads;
+  for (int i = 0; i < inputs.num_variables(); ++i) {
+    const TensorShape& expected = shape(inputs.at(first, i));
+    const auto name = [&] { return describe(inputs.at(first, i)); };
+    for (const Inputs::List list : {Inputs::kAccums, Inputs::kAccumUpdates, Inputs::kAverages,
+                                    Inputs::kGradAccums, Inputs::kGrads}) {
+      if (!inputs.has(list)) continue;
+      if (list == Inputs::kGrads && inputs.has(Inputs::kIndices)) continue;
+      const int input = inputs.at(list, i);
+      if (shape(input) != expected) {
+        return Mismatch(describe(input), shape(input), expected,
+                        absl::StrCat("the shape of ", name()));
+      }
+    }
+    if (inputs.has(Inputs::kIndices)) {
+      TF_RETURN_IF_ERROR(CheckSparseShapes(inputs, i, shape, describe));
+    }
+  }
+  for (int input = inputs.at(Inputs::kLearningRate); input < inputs.size(); ++input) {
+    const TensorShape expected = inputs.ListOf(input) == Inputs::kClipFactors
+                                     ? TensorShape({inputs.num_variables()})
+                                     : TensorShape();
+    if (shape(input) == expected) continue;
+    if (expected.dims() > 0) {
+      return Mismatch(describe(input), shape(input), expected, "one for each variable");
+    }
+    return absl::InvalidArgumentError(absl::StrCat(
+        describe(input), " has shape ", shape(input).DebugString(), ", expected a scalar"));
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace tf_adadelta

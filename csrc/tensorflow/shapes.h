@@ -17,9 +17,6 @@ absl::Status CheckShapes(const Inputs& inputs,
                          const std::function<const tensorflow::TensorShape&(int)>& shape,
                          const std::function<std::string(int)>& describe);
 
-// Checks that there is a clock for each variable or none at all.
-absl::Status CheckNumClocks(int num_variables, int num_clocks);
-
 }  // namespace tf_adadelta
 
 #endif  // TF_ADADELTA_TENSORFLOW_SHAPES_H_

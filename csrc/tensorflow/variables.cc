@@ -70,7 +70,7 @@ absl::Status LockedVariables::Validate(tensorflow::OpKernelContext* ctx, const I
       return absl::FailedPreconditionError(
           absl::StrCat(DescribeVariable(ctx, inputs, input), " is not initialized"));
     }
-    const bool clock = inputs.IsClock(input);
+    const bool clock = inputs.ListOf(input) == Inputs::kClocks;
     const tensorflow::DataType expected = clock ? tensorflow::DT_INT64 : dtype;
     if (value.dtype() != expected) {
       return absl::InvalidArgumentError(absl::StrCat(

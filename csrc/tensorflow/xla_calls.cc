@@ -1,6 +1,6 @@
 #include "tensorflow/xla_calls.h"
 
-#include "tensorflow/inputs.h"
+#include <algorithm>
 
 namespace tf_adadelta {
 namespace {
@@ -22,95 +22,108 @@ ffi::ErrorOr<DType> ToDType(ffi::DataType type) {
   }
 }
 
-// The buffers of a call: those of all operands, of which the first are those of the results.
-ffi::ErrorOr<std::vector<ffi::AnyBuffer>> GetBuffers(const Inputs& inputs,
-                                                     const ffi::RemainingArgs& args,
-                                                     const ffi::RemainingRets& rets) {
-  if (args.size() != static_cast<size_t>(inputs.size()) ||
-      rets.size() != static_cast<size_t>(inputs.num_resources())) {
+}  // namespace
+
+ffi::ErrorOr<XlaCall> XlaCall::From(ffi::Span<const int64_t> sizes,
+                                    const ffi::RemainingArgs& args) {
+  Inputs::Sizes list_sizes;
+  if (sizes.size() != list_sizes.size()) {
+    return ffi::Unexpected(ffi::Error::InvalidArgument("unexpected number of lists"));
+  }
+  std::copy(sizes.begin(), sizes.end(), list_sizes.begin());
+  XlaCall call{Inputs(list_sizes)};
+  if (args.size() != static_cast<size_t>(call.inputs_.size())) {
     return ffi::Unexpected(ffi::Error::InvalidArgument("unexpected number of operands"));
   }
-  std::vector<ffi::AnyBuffer> buffers;
-  buffers.reserve(args.size());
+  call.buffers_.reserve(args.size());
   for (size_t i = 0; i < args.size(); ++i) {
     ffi::ErrorOr<ffi::AnyBuffer> buffer = args.get<ffi::AnyBuffer>(i);
     if (!buffer.has_value()) return ffi::Unexpected(buffer.error());
-    buffers.push_back(*buffer);
+    call.buffers_.push_back(*buffer);
+  }
+  const ffi::ErrorOr<DType> dtype = ToDType(call.Buffer(Inputs::kGrads, 0).element_type());
+  if (!dtype.has_value()) return ffi::Unexpected(dtype.error());
+  call.dtype_ = *dtype;
+  return call;
+}
+
+ffi::ErrorOr<XlaCall> XlaCall::Update(ffi::Span<const int64_t> sizes,
+                                      const ffi::RemainingArgs& args,
+                                      const ffi::RemainingRets& rets) {
+  ffi::ErrorOr<XlaCall> call = From(sizes, args);
+  if (!call.has_value()) return call;
+  if (rets.size() != static_cast<size_t>(call->inputs_.num_resources())) {
+    return ffi::Unexpected(ffi::Error::InvalidArgument("unexpected number of results"));
   }
   for (size_t i = 0; i < rets.size(); ++i) {
     ffi::ErrorOr<ffi::Result<ffi::AnyBuffer>> result = rets.get<ffi::AnyBuffer>(i);
     if (!result.has_value()) return ffi::Unexpected(result.error());
-    if ((*result)->untyped_data() != buffers[i].untyped_data()) {
+    if ((*result)->untyped_data() != call->buffers_[i].untyped_data()) {
       return ffi::Unexpected(
           ffi::Error::Internal("XLA gave a result another buffer than its operand"));
     }
   }
-  return buffers;
-}
-
-// Fills what the calls have in common.
-template <typename Call>
-ffi::Error FillCommon(const Inputs& inputs, const std::vector<ffi::AnyBuffer>& buffers,
-                      Call* call) {
-  const ffi::ErrorOr<DType> dtype = ToDType(buffers[inputs.var(0)].element_type());
-  if (!dtype.has_value()) return dtype.error();
-  call->dtype = *dtype;
-  call->learning_rate = buffers[inputs.learning_rate()].typed_data<double>();
-  call->rho = buffers[inputs.rho()].typed_data<double>();
-  call->epsilon = buffers[inputs.epsilon()].typed_data<double>();
-  call->updates.reserve(inputs.num_variables());
-  return ffi::Error::Success();
-}
-
-}  // namespace
-
-ffi::ErrorOr<XlaDenseCall> XlaDenseCall::From(const ffi::RemainingArgs& args,
-                                              const ffi::RemainingRets& rets) {
-  const Inputs inputs = Inputs::Dense(static_cast<int>(rets.size() / 3));
-  const ffi::ErrorOr<std::vector<ffi::AnyBuffer>> got = GetBuffers(inputs, args, rets);
-  if (!got.has_value()) return ffi::Unexpected(got.error());
-  const std::vector<ffi::AnyBuffer>& buffers = *got;
-  XlaDenseCall call;
-  if (ffi::Error error = FillCommon(inputs, buffers, &call); error.failure()) {
-    return ffi::Unexpected(error);
-  }
-  for (int i = 0; i < inputs.num_variables(); ++i) {
-    call.updates.push_back(
-        {buffers[inputs.var(i)].untyped_data(), buffers[inputs.accum(i)].untyped_data(),
-         buffers[inputs.accum_update(i)].untyped_data(), buffers[inputs.grad(i)].untyped_data(),
-         static_cast<int64_t>(buffers[inputs.var(i)].element_count())});
-  }
   return call;
 }
 
-ffi::ErrorOr<XlaSparseCall> XlaSparseCall::From(const ffi::RemainingArgs& args,
-                                                const ffi::RemainingRets& rets) {
-  // With R results and N variables there are R + 2 N + 3 operands.
-  const size_t num_variables = (args.size() - rets.size() - Inputs::kNumScalars) / 2;
-  const Inputs inputs =
-      Inputs::Sparse(static_cast<int>(num_variables), rets.size() == 4 * num_variables);
-  const ffi::ErrorOr<std::vector<ffi::AnyBuffer>> got = GetBuffers(inputs, args, rets);
-  if (!got.has_value()) return ffi::Unexpected(got.error());
-  const std::vector<ffi::AnyBuffer>& buffers = *got;
-  XlaSparseCall call;
-  if (ffi::Error error = FillCommon(inputs, buffers, &call); error.failure()) {
-    return ffi::Unexpected(error);
+ffi::ErrorOr<XlaCall> XlaCall::Norms(ffi::Span<const int64_t> sizes,
+                                     const ffi::RemainingArgs& args) {
+  return From(sizes, args);
+}
+
+IndexType XlaCall::index_type() const {
+  const bool narrow = Buffer(Inputs::kIndices, 0).element_type() == ffi::DataType::S32;
+  return narrow ? IndexType::kInt32 : IndexType::kInt64;
+}
+
+const double* XlaCall::Scalars(Inputs::List list) const {
+  return Buffer(list, 0).typed_data<double>();
+}
+
+const ffi::AnyBuffer& XlaCall::Buffer(Inputs::List list, int i) const {
+  return buffers_[inputs_.at(list, i)];
+}
+
+void* XlaCall::Data(Inputs::List list, int i) const {
+  return inputs_.has(list) ? Buffer(list, i).untyped_data() : nullptr;
+}
+
+std::vector<TensorUpdate> XlaCall::Updates() const {
+  std::vector<TensorUpdate> updates;
+  updates.reserve(inputs_.num_variables());
+  for (int i = 0; i < inputs_.num_variables(); ++i) {
+    updates.push_back({Data(Inputs::kVars, i), Data(Inputs::kAccums, i),
+                       Data(Inputs::kAccumUpdates, i), Data(Inputs::kGrads, i),
+                       static_cast<int64_t>(Buffer(Inputs::kVars, i).element_count()),
+                       Data(Inputs::kAverages, i), Data(Inputs::kGradAccums, i)});
   }
-  call.index_type = buffers[inputs.indices(0)].element_type() == ffi::DataType::S32
-                        ? IndexType::kInt32
-                        : IndexType::kInt64;
-  for (int i = 0; i < inputs.num_variables(); ++i) {
-    const auto shape = buffers[inputs.var(i)].dimensions();
+  return updates;
+}
+
+std::vector<SparseTensorUpdate> XlaCall::SparseUpdates() const {
+  std::vector<SparseTensorUpdate> updates;
+  updates.reserve(inputs_.num_variables());
+  for (int i = 0; i < inputs_.num_variables(); ++i) {
+    const auto shape = Buffer(Inputs::kVars, i).dimensions();
     int64_t row_elements = 1;
     for (size_t axis = 1; axis < shape.size(); ++axis) row_elements *= shape[axis];
-    void* const clock = inputs.has_clocks() ? buffers[inputs.clock(i)].untyped_data() : nullptr;
-    call.updates.push_back(
-        {buffers[inputs.var(i)].untyped_data(), buffers[inputs.accum(i)].untyped_data(),
-         buffers[inputs.accum_update(i)].untyped_data(), buffers[inputs.grad(i)].untyped_data(),
-         buffers[inputs.indices(i)].untyped_data(), static_cast<int64_t*>(clock), shape[0],
-         row_elements, static_cast<int64_t>(buffers[inputs.indices(i)].element_count())});
+    updates.push_back({Data(Inputs::kVars, i), Data(Inputs::kAccums, i),
+                       Data(Inputs::kAccumUpdates, i), Data(Inputs::kGrads, i),
+                       Data(Inputs::kIndices, i), static_cast<int64_t*>(Data(Inputs::kClocks, i)),
+                       shape[0], row_elements,
+                       static_cast<int64_t>(Buffer(Inputs::kIndices, i).element_count())});
   }
-  return call;
+  return updates;
+}
+
+std::vector<NormInput> XlaCall::NormInputs() const {
+  std::vector<NormInput> norms;
+  norms.reserve(inputs_.num_variables());
+  for (int i = 0; i < inputs_.num_variables(); ++i) {
+    norms.push_back({Data(Inputs::kGrads, i), Data(Inputs::kGradAccums, i),
+                     static_cast<int64_t>(Buffer(Inputs::kGrads, i).element_count())});
+  }
+  return norms;
 }
 
 }  // namespace tf_adadelta

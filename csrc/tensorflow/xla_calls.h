@@ -1,10 +1,11 @@
-// The operands of the custom calls, as their handlers on the CPU and the GPU find them.
+// The operands of a custom call, as its handlers on the CPU and the GPU find them.
 #ifndef TF_ADADELTA_TENSORFLOW_XLA_CALLS_H_
 #define TF_ADADELTA_TENSORFLOW_XLA_CALLS_H_
 
 #include <vector>
 
 #include "tensor_update.h"
+#include "tensorflow/inputs.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace xla::ffi {
@@ -14,29 +15,41 @@ const XLA_FFI_Api* GetXlaFfiApi();
 
 namespace tf_adadelta {
 
-// Calls whose results are in the buffers of their operands. The hyperparameters are in the memory
-// of the platform that the call is on.
-struct XlaDenseCall {
-  static xla::ffi::ErrorOr<XlaDenseCall> From(const xla::ffi::RemainingArgs& args,
-                                              const xla::ffi::RemainingRets& rets);
+class XlaCall {
+ public:
+  // Of an update, whose results are in the buffers of its operands.
+  static xla::ffi::ErrorOr<XlaCall> Update(xla::ffi::Span<const int64_t> sizes,
+                                           const xla::ffi::RemainingArgs& args,
+                                           const xla::ffi::RemainingRets& rets);
 
-  DType dtype;
-  std::vector<TensorUpdate> updates;
-  const double* learning_rate;
-  const double* rho;
-  const double* epsilon;
-};
+  // Of the norms, whose result has a buffer of its own.
+  static xla::ffi::ErrorOr<XlaCall> Norms(xla::ffi::Span<const int64_t> sizes,
+                                          const xla::ffi::RemainingArgs& args);
 
-struct XlaSparseCall {
-  static xla::ffi::ErrorOr<XlaSparseCall> From(const xla::ffi::RemainingArgs& args,
-                                               const xla::ffi::RemainingRets& rets);
+  const Inputs& inputs() const { return inputs_; }
+  DType dtype() const { return dtype_; }
+  IndexType index_type() const;
 
-  DType dtype;
-  IndexType index_type;
-  std::vector<SparseTensorUpdate> updates;
-  const double* learning_rate;
-  const double* rho;
-  const double* epsilon;
+  // The scalars (and the factors of a clip), in the memory of the platform that the call is on.
+  const double* Scalars(Inputs::List list) const;
+
+  std::vector<TensorUpdate> Updates() const;
+  std::vector<SparseTensorUpdate> SparseUpdates() const;
+  std::vector<NormInput> NormInputs() const;
+
+ private:
+  static xla::ffi::ErrorOr<XlaCall> From(xla::ffi::Span<const int64_t> sizes,
+                                         const xla::ffi::RemainingArgs& args);
+
+  explicit XlaCall(const Inputs& inputs) : inputs_(inputs) {}
+
+  const xla::ffi::AnyBuffer& Buffer(Inputs::List list, int i) const;
+  // Null where the call has no such list.
+  void* Data(Inputs::List list, int i) const;
+
+  Inputs inputs_;
+  std::vector<xla::ffi::AnyBuffer> buffers_;
+  DType dtype_ = DType::kFloat;
 };
 
 }  // namespace tf_adadelta

@@ -1,9 +1,12 @@
 // The handlers of the custom calls on the CPU: XLA's buffers and threads, handed to the kernel.
+#include <algorithm>
 #include <functional>
 #include <optional>
 #include <utility>
+#include <vector>
 
 #include "cpu/dense.h"
+#include "cpu/norms.h"
 #include "cpu/sparse.h"
 #include "tensorflow/xla_calls.h"
 #include "tensorflow/xla_custom_call.h"
@@ -19,31 +22,67 @@ Workers WorkersOf(ffi::ThreadPool* threads) {
           [threads](std::function<void()> task) { threads->Schedule(std::move(task)); }};
 }
 
-ffi::Error HandleDense(ffi::ThreadPool threads, ffi::RemainingArgs args, ffi::RemainingRets rets) {
-  const ffi::ErrorOr<XlaDenseCall> call = XlaDenseCall::From(args, rets);
+using Sizes = ffi::Span<const int64_t>;
+
+Hyperparameters HyperparametersOf(const XlaCall& call) {
+  return {*call.Scalars(Inputs::kLearningRate), *call.Scalars(Inputs::kRho),
+          *call.Scalars(Inputs::kEpsilon)};
+}
+
+Options OptionsOf(const XlaCall& call) {
+  if (!call.inputs().has(Inputs::kGradScale)) return {};
+  return {*call.Scalars(Inputs::kGradScale),   *call.Scalars(Inputs::kUpdate) != 0,
+          call.Scalars(Inputs::kClipFactors),  *call.Scalars(Inputs::kClipvalue),
+          *call.Scalars(Inputs::kWeightDecay), *call.Scalars(Inputs::kEmaMomentum)};
+}
+
+ffi::Error HandleDense(ffi::ThreadPool threads, Sizes sizes, ffi::RemainingArgs args,
+                       ffi::RemainingRets rets) {
+  const ffi::ErrorOr<XlaCall> call = XlaCall::Update(sizes, args, rets);
   if (!call.has_value()) return call.error();
-  DenseUpdate(call->dtype, call->updates, {*call->learning_rate, *call->rho, *call->epsilon},
+  DenseUpdate(call->dtype(), call->Updates(), HyperparametersOf(*call), OptionsOf(*call),
               WorkersOf(&threads));
   return ffi::Error::Success();
 }
 
-ffi::Error HandleSparse(ffi::ThreadPool threads, ffi::RemainingArgs args, ffi::RemainingRets rets) {
-  const ffi::ErrorOr<XlaSparseCall> call = XlaSparseCall::From(args, rets);
+ffi::Error HandleSparse(ffi::ThreadPool threads, Sizes sizes, ffi::RemainingArgs args,
+                        ffi::RemainingRets rets) {
+  const ffi::ErrorOr<XlaCall> call = XlaCall::Update(sizes, args, rets);
   if (!call.has_value()) return call.error();
-  if (const std::optional<BadIndex> bad = FindBadIndex(call->index_type, call->updates)) {
+  const std::vector<SparseTensorUpdate> updates = call->SparseUpdates();
+  if (const std::optional<BadIndex> bad = FindBadIndex(call->index_type(), updates)) {
     return ffi::Error::InvalidArgument(bad->Describe());
   }
-  SparseUpdate(call->dtype, call->index_type, call->updates,
-               {*call->learning_rate, *call->rho, *call->epsilon}, WorkersOf(&threads));
+  SparseUpdate(call->dtype(), call->index_type(), updates, HyperparametersOf(*call),
+               WorkersOf(&threads));
   return ffi::Error::Success();
 }
 
-#define REGISTER_HANDLER(target, name, handle)                                                     \
-  XLA_FFI_DEFINE_HANDLER(name, handle,                                                             \
-                         ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().RemainingArgs().RemainingRets()); \
+ffi::Error HandleNorms(ffi::ThreadPool threads, Sizes sizes, ffi::RemainingArgs args,
+                       ffi::Result<ffi::Buffer<ffi::DataType::F64>> squared_norms) {
+  const ffi::ErrorOr<XlaCall> call = XlaCall::Norms(sizes, args);
+  if (!call.has_value()) return call.error();
+  double* const out = squared_norms->typed_data();
+  if (*call->Scalars(Inputs::kUpdate) == 0) {
+    std::fill_n(out, call->inputs().num_variables(), 0.0);
+  } else {
+    SquaredNorms(call->dtype(), call->NormInputs(), *call->Scalars(Inputs::kGradScale), out,
+                 WorkersOf(&threads));
+  }
+  return ffi::Error::Success();
+}
+
+auto Bind() {
+  return ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Attr<Sizes>(kSizesAttribute).RemainingArgs();
+}
+
+#define REGISTER_HANDLER(target, name, handle, binding) \
+  XLA_FFI_DEFINE_HANDLER(name, handle, binding);        \
   XLA_FFI_REGISTER_HANDLER(ffi::GetXlaFfiApi(), target, "Host", name)
-REGISTER_HANDLER(kDenseCustomCall, kDenseHandler, HandleDense);
-REGISTER_HANDLER(kSparseCustomCall, kSparseHandler, HandleSparse);
+REGISTER_HANDLER(kDenseCustomCall, kDenseHandler, HandleDense, Bind().RemainingRets());
+REGISTER_HANDLER(kSparseCustomCall, kSparseHandler, HandleSparse, Bind().RemainingRets());
+REGISTER_HANDLER(kNormsCustomCall, kNormsHandler, HandleNorms,
+                 Bind().Ret<ffi::Buffer<ffi::DataType::F64>>());
 #undef REGISTER_HANDLER
 
 }  // namespace

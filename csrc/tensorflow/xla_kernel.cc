@@ -2,24 +2,31 @@
 // HLO on any other platform, and on the CPU where the whole list is small.
 #include <algorithm>
 #include <cstdlib>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "adadelta.h"
 #include "tensorflow/compiler/tf2xla/shape_util.h"
 #include "tensorflow/compiler/tf2xla/type_util.h"
 #include "tensorflow/compiler/tf2xla/xla_op_kernel.h"
 #include "tensorflow/inputs.h"
+#include "tensorflow/layouts.h"
 #include "tensorflow/shapes.h"
 #include "tensorflow/xla_custom_call.h"
+#include "xla/hlo/builder/lib/arithmetic.h"
+#include "xla/hlo/builder/lib/constants.h"
+#include "xla/hlo/builder/lib/slicing.h"
 #include "xla/hlo/builder/xla_builder.h"
 #include "xla/shape_util.h"
 
 // Found by argument-dependent lookup in adadelta.h.
 namespace xla {
 static XlaOp sqrt(XlaOp x) { return Sqrt(x); }
+static XlaOp Clamp(XlaOp limit, XlaOp value) { return Clamp(-limit, value, limit); }
 }  // namespace xla
 
 namespace tf_adadelta {
@@ -63,7 +70,8 @@ absl::Status ReadOperands(XlaOpKernelContext* ctx, const Inputs& inputs, tensorf
                                                      inputs.Describe(twice - resources.begin()),
                                                      ", expected each variable of a call once"));
     }
-    const tensorflow::DataType type = inputs.IsClock(input) ? tensorflow::DT_INT64 : dtype;
+    const tensorflow::DataType type =
+        inputs.ListOf(input) == Inputs::kClocks ? tensorflow::DT_INT64 : dtype;
     TF_RETURN_IF_ERROR(tensorflow::DataTypeToPrimitiveType(type, &operands->types[input]));
     const absl::Status status =
         ctx->ReadVariableInput(input, type, &shape, &operands->values[input]);
@@ -75,29 +83,46 @@ absl::Status ReadOperands(XlaOpKernelContext* ctx, const Inputs& inputs, tensorf
       inputs, [&](int input) -> const TensorShape& { return operands->shapes[input]; }, describe);
 }
 
-// Calls the kernel on the buffers of the variables themselves: result i is operand i. Returns the
-// new values of the resource inputs.
-std::vector<XlaOp> EmitCustomCall(XlaOpKernelContext* ctx, const char* target, const Inputs& inputs,
-                                  const Operands& operands) {
-  std::vector<xla::Shape> operand_shapes;
-  operand_shapes.reserve(inputs.size());
+// The attributes of the custom call, as MLIR writes them.
+std::string AttributesOf(const Inputs& inputs) {
+  return absl::StrCat("{", kSizesAttribute, " = array<i64: ", absl::StrJoin(inputs.sizes(), ", "),
+                      ">}");
+}
+
+// Row-major, whatever layout the producer of a gradient prefers.
+std::vector<xla::Shape> RowMajorShapes(const Inputs& inputs, const Operands& operands) {
+  std::vector<xla::Shape> shapes;
+  shapes.reserve(inputs.size());
   for (int input = 0; input < inputs.size(); ++input) {
-    // Row-major, whatever layout the producer of a gradient prefers.
-    operand_shapes.push_back(xla::ShapeUtil::MakeShapeWithDescendingLayout(
+    shapes.push_back(xla::ShapeUtil::MakeShapeWithDescendingLayout(
         operands.types[input], operands.shapes[input].dim_sizes()));
   }
-  std::vector<xla::Shape> result_shapes(operand_shapes.begin(),
-                                        operand_shapes.begin() + inputs.num_resources());
-  std::vector<std::pair<xla::ShapeIndex, std::pair<int64_t, xla::ShapeIndex>>> aliasing;
+  return shapes;
+}
+
+using Aliasing = std::vector<std::pair<xla::ShapeIndex, std::pair<int64_t, xla::ShapeIndex>>>;
+
+XlaOp EmitCall(XlaOpKernelContext* ctx, const char* target, const Inputs& inputs,
+               const Operands& operands, const xla::Shape& result, const Aliasing& aliasing) {
+  return xla::CustomCallWithLayout(
+      ctx->builder(), target, operands.values, result, RowMajorShapes(inputs, operands),
+      AttributesOf(inputs), /*has_side_effect=*/false, aliasing, /*literal=*/nullptr,
+      xla::CustomCallSchedule::SCHEDULE_NONE, xla::CustomCallApiVersion::API_VERSION_TYPED_FFI);
+}
+
+// Calls the kernel on the buffers of the variables themselves: result i is operand i. Returns the
+// new values of the resource inputs.
+std::vector<XlaOp> EmitUpdateCall(XlaOpKernelContext* ctx, const char* target, const Inputs& inputs,
+                                  const Operands& operands) {
+  std::vector<xla::Shape> result_shapes = RowMajorShapes(inputs, operands);
+  result_shapes.resize(inputs.num_resources());
+  Aliasing aliasing;
   aliasing.reserve(inputs.num_resources());
   for (int input = 0; input < inputs.num_resources(); ++input) {
     aliasing.push_back({{input}, {input, {}}});
   }
-  const XlaOp call = xla::CustomCallWithLayout(
-      ctx->builder(), target, operands.values, xla::ShapeUtil::MakeTupleShape(result_shapes),
-      operand_shapes, /*opaque=*/"",
-      /*has_side_effect=*/false, aliasing, /*literal=*/nullptr,
-      xla::CustomCallSchedule::SCHEDULE_NONE, xla::CustomCallApiVersion::API_VERSION_TYPED_FFI);
+  const XlaOp call = EmitCall(ctx, target, inputs, operands,
+                              xla::ShapeUtil::MakeTupleShape(result_shapes), aliasing);
   std::vector<XlaOp> results;
   results.reserve(inputs.num_resources());
   for (int input = 0; input < inputs.num_resources(); ++input) {
@@ -106,30 +131,122 @@ std::vector<XlaOp> EmitCustomCall(XlaOpKernelContext* ctx, const char* target, c
   return results;
 }
 
-std::vector<XlaOp> EmitHlo(const Inputs& inputs, const Operands& operands) {
-  const xla::PrimitiveType type = operands.types[inputs.var(0)];
-  const xla::PrimitiveType compute = type == xla::F64 ? xla::F64 : xla::F32;
-  const auto converted = [&](int input) {
-    return xla::ConvertElementType(operands.values[input], compute);
+XlaOp EmitNormsCall(XlaOpKernelContext* ctx, const Inputs& inputs, const Operands& operands) {
+  return EmitCall(ctx, kNormsCustomCall, inputs, operands,
+                  xla::ShapeUtil::MakeShape(xla::F64, {inputs.num_variables()}), {});
+}
+
+// Operands as the arithmetic takes them.
+class Converter {
+ public:
+  Converter(const Inputs& inputs, const Operands& operands, xla::PrimitiveType type)
+      : inputs_(inputs), operands_(operands), type_(type) {}
+
+  XlaOp operator()(Inputs::List list, int i = 0) const {
+    return xla::ConvertElementType(operands_.values[inputs_.at(list, i)], type_);
+  }
+
+  // The difference of one and a scalar.
+  XlaOp OneMinus(Inputs::List list) const {
+    const XlaOp scalar = operands_.values[inputs_.at(list)];
+    return xla::ConvertElementType(xla::ConstantR0(scalar.builder(), 1.0) - scalar, type_);
+  }
+
+ private:
+  const Inputs& inputs_;
+  const Operands& operands_;
+  xla::PrimitiveType type_;
+};
+
+// The values of the variable `i` and of what is stored for it, for each list, after the step.
+struct NewValues {
+  XlaOp& operator[](Inputs::List list) { return values[list]; }
+
+  XlaOp values[Inputs::kNumLists];
+};
+
+// What is done around the update of the variable `i`, and the update itself.
+void EmitWithOptions(const Inputs& inputs, const Converter& converted,
+                     const Scalars<XlaOp>& scalars, int i, const std::vector<int64_t>& dims,
+                     NewValues& now) {
+  const XlaOp factor = xla::Reshape(
+      xla::SliceInDim(converted(Inputs::kClipFactors), i, i + 1, /*stride=*/1, /*dimno=*/0), {});
+  const OptionScalars<XlaOp> o = {
+      converted(Inputs::kGradScale),   factor,
+      converted(Inputs::kClipvalue),   converted(Inputs::kWeightDecay) * scalars.learning_rate,
+      converted(Inputs::kEmaMomentum), converted.OneMinus(Inputs::kEmaMomentum),
   };
-  const XlaOp rho = operands.values[inputs.rho()];
-  const Scalars<XlaOp> scalars = {
-      converted(inputs.learning_rate()), converted(inputs.rho()),
-      xla::ConvertElementType(xla::ConstantR0(rho.builder(), 1.0) - rho, compute),
-      converted(inputs.epsilon())};
+  const auto where = [&](XlaOp condition, XlaOp yes, XlaOp no) {
+    return xla::Select(xla::Broadcast(condition, dims), yes, no);
+  };
+  const XlaOp zero = xla::ZerosLike(o.grad_scale);
+  const XlaOp zeros = xla::ZerosLike(now[Inputs::kVars]);
+  const NewValues before = now;
+  XlaOp grad =
+      AddGradient<XlaOp>(o, converted(Inputs::kGrads, i),
+                         inputs.has(Inputs::kGradAccums) ? now[Inputs::kGradAccums] : zeros);
+  now[Inputs::kGradAccums] = zeros;
+  const XlaOp accumulated = grad;
+  grad = ClipGradient<XlaOp>(o, grad);
+  XlaOp& var = now[Inputs::kVars];
+  var = where(xla::Ne(o.variable_loss, zero), DecayVariable<XlaOp>(o, var), var);
+  const XlaOp normalized_grad = AccumulateGradient<XlaOp>(scalars, grad, now[Inputs::kAccums]);
+  ApplyUpdate<XlaOp>(scalars, normalized_grad, var, now[Inputs::kAccumUpdates]);
+  if (inputs.has(Inputs::kGradAccums)) {
+    const XlaOp update = xla::Ne(converted(Inputs::kUpdate), zero);
+    for (const Inputs::List list : {Inputs::kVars, Inputs::kAccums, Inputs::kAccumUpdates}) {
+      now[list] = where(update, now[list], before.values[list]);
+    }
+    now[Inputs::kGradAccums] = where(update, zeros, accumulated);
+  }
+  if (inputs.has(Inputs::kAverages)) {
+    now[Inputs::kAverages] = Average<XlaOp>(o, var, now[Inputs::kAverages]);
+  }
+}
+
+std::vector<XlaOp> EmitUpdateHlo(const Inputs& inputs, const Operands& operands) {
+  const xla::PrimitiveType type = operands.types[inputs.at(Inputs::kVars)];
+  const Converter converted(inputs, operands, type == xla::F64 ? xla::F64 : xla::F32);
+  const Scalars<XlaOp> scalars = {converted(Inputs::kLearningRate), converted(Inputs::kRho),
+                                  converted.OneMinus(Inputs::kRho), converted(Inputs::kEpsilon)};
   std::vector<XlaOp> results(inputs.num_resources());
   for (int i = 0; i < inputs.num_variables(); ++i) {
-    XlaOp var = converted(inputs.var(i));
-    XlaOp accum = converted(inputs.accum(i));
-    XlaOp accum_update = converted(inputs.accum_update(i));
-    const XlaOp normalized_grad =
-        AccumulateGradient<XlaOp>(scalars, converted(inputs.grad(i)), accum);
-    ApplyUpdate<XlaOp>(scalars, normalized_grad, var, accum_update);
-    results[inputs.var(i)] = xla::ConvertElementType(var, type);
-    results[inputs.accum(i)] = xla::ConvertElementType(accum, type);
-    results[inputs.accum_update(i)] = xla::ConvertElementType(accum_update, type);
+    NewValues now;
+    const auto for_each_list = [&](const auto& visit) {
+      for (int list = 0; list < Inputs::kGrads; ++list) {
+        if (inputs.has(static_cast<Inputs::List>(list))) visit(static_cast<Inputs::List>(list));
+      }
+    };
+    for_each_list([&](Inputs::List list) { now[list] = converted(list, i); });
+    if (inputs.has(Inputs::kGradScale)) {
+      const auto dims = operands.shapes[inputs.at(Inputs::kVars, i)].dim_sizes();
+      EmitWithOptions(inputs, converted, scalars, i, {dims.begin(), dims.end()}, now);
+    } else {
+      const XlaOp normalized_grad =
+          AccumulateGradient<XlaOp>(scalars, converted(Inputs::kGrads, i), now[Inputs::kAccums]);
+      ApplyUpdate<XlaOp>(scalars, normalized_grad, now[Inputs::kVars], now[Inputs::kAccumUpdates]);
+    }
+    for_each_list([&](Inputs::List list) {
+      results[inputs.at(list, i)] = xla::ConvertElementType(now[list], type);
+    });
   }
   return results;
+}
+
+XlaOp EmitNormsHlo(XlaOpKernelContext* ctx, const Inputs& inputs, const Operands& operands) {
+  const Converter converted(inputs, operands, xla::F64);
+  const XlaOp zero = xla::ConstantR0(ctx->builder(), 0.0);
+  const xla::XlaComputation add = xla::CreateScalarAddComputation(xla::F64, ctx->builder());
+  std::vector<XlaOp> norms;
+  for (int i = 0; i < inputs.num_variables(); ++i) {
+    XlaOp grad = converted(Inputs::kGradScale) * converted(Inputs::kGrads, i);
+    if (inputs.has(Inputs::kGradAccums)) grad = grad + converted(Inputs::kGradAccums, i);
+    norms.push_back(xla::Reshape(xla::ReduceAll(grad * grad, zero, add), {1}));
+  }
+  const XlaOp all = xla::ConcatInDim(ctx->builder(), norms, 0);
+  const XlaOp asked_for =
+      xla::Broadcast(xla::Ne(converted(Inputs::kUpdate), zero), {inputs.num_variables()});
+  return xla::Select(asked_for, all, xla::ZerosLike(all));
 }
 
 // On the CPU, below this many elements a custom call costs more than it saves: XLA's own loops are
@@ -139,7 +256,7 @@ constexpr int64_t kSmallestCustomCall = 4096;
 int64_t NumElements(const Inputs& inputs, const Operands& operands) {
   int64_t elements = 0;
   for (int i = 0; i < inputs.num_variables(); ++i) {
-    elements += operands.shapes[inputs.var(i)].num_elements();
+    elements += operands.shapes[inputs.at(Inputs::kGrads, i)].num_elements();
   }
   return elements;
 }
@@ -171,51 +288,50 @@ bool WantsCustomCall(XlaOpKernelContext* ctx, const Inputs& inputs, const Operan
 class FusedXlaOp : public tensorflow::XlaOpKernel {
  public:
   explicit FusedXlaOp(tensorflow::OpKernelConstruction* ctx) : XlaOpKernel(ctx) {
-    OP_REQUIRES_OK(ctx, ctx->GetAttr("N", &num_variables_));
     OP_REQUIRES_OK(ctx, ctx->GetAttr("T", &dtype_));
   }
 
  protected:
-  int num_variables() const { return num_variables_; }
+  const Inputs& inputs() const { return *inputs_; }
 
-  absl::Status Read(XlaOpKernelContext* ctx, const Inputs& inputs, Operands* operands) const {
-    return ReadOperands(ctx, inputs, dtype_, operands);
+  absl::Status Read(XlaOpKernelContext* ctx, Operands* operands) const {
+    return ReadOperands(ctx, inputs(), dtype_, operands);
   }
 
-  absl::Status Assign(XlaOpKernelContext* ctx, const Inputs& inputs,
-                      const std::vector<XlaOp>& results) const {
-    for (int input = 0; input < inputs.num_resources(); ++input) {
-      TF_RETURN_IF_ERROR(ctx->AssignVariable(
-          input, inputs.IsClock(input) ? tensorflow::DT_INT64 : dtype_, results[input]));
+  absl::Status Assign(XlaOpKernelContext* ctx, const std::vector<XlaOp>& results) const {
+    for (int input = 0; input < inputs().num_resources(); ++input) {
+      const bool clock = inputs().ListOf(input) == Inputs::kClocks;
+      TF_RETURN_IF_ERROR(
+          ctx->AssignVariable(input, clock ? tensorflow::DT_INT64 : dtype_, results[input]));
     }
     return absl::OkStatus();
   }
 
+  std::optional<Inputs> inputs_;
+
  private:
-  int num_variables_;
   tensorflow::DataType dtype_;
 };
 
 class FusedAdadeltaApplyXlaOp : public FusedXlaOp {
  public:
-  using FusedXlaOp::FusedXlaOp;
+  explicit FusedAdadeltaApplyXlaOp(tensorflow::OpKernelConstruction* ctx) : FusedXlaOp(ctx) {
+    OP_REQUIRES_OK(ctx, GetDenseLayout(ctx, &inputs_));
+  }
 
   void Compile(XlaOpKernelContext* ctx) override {
-    const Inputs inputs = Inputs::Dense(num_variables());
     Operands operands;
-    OP_REQUIRES_OK(ctx, Read(ctx, inputs, &operands));
-    OP_REQUIRES_OK(ctx, Assign(ctx, inputs,
-                               WantsCustomCall(ctx, inputs, operands)
-                                   ? EmitCustomCall(ctx, kDenseCustomCall, inputs, operands)
-                                   : EmitHlo(inputs, operands)));
+    OP_REQUIRES_OK(ctx, Read(ctx, &operands));
+    OP_REQUIRES_OK(ctx, Assign(ctx, WantsCustomCall(ctx, inputs(), operands)
+                                        ? EmitUpdateCall(ctx, kDenseCustomCall, inputs(), operands)
+                                        : EmitUpdateHlo(inputs(), operands)));
   }
 };
 
 class FusedAdadeltaSparseApplyXlaOp : public FusedXlaOp {
  public:
   explicit FusedAdadeltaSparseApplyXlaOp(tensorflow::OpKernelConstruction* ctx) : FusedXlaOp(ctx) {
-    OP_REQUIRES_OK(ctx, ctx->GetAttr("num_clocks", &num_clocks_));
-    OP_REQUIRES_OK(ctx, CheckNumClocks(num_variables(), num_clocks_));
+    OP_REQUIRES_OK(ctx, GetSparseLayout(ctx, &inputs_));
   }
 
   void Compile(XlaOpKernelContext* ctx) override {
@@ -224,15 +340,25 @@ class FusedAdadeltaSparseApplyXlaOp : public FusedXlaOp {
                     "tf_adadelta was built without what FusedAdadeltaSparseApply needs on ",
                     ctx->compiler()->options().device_type.type_string(),
                     "; `python -m tf_adadelta` says why and how to rebuild it")));
-    const Inputs inputs = Inputs::Sparse(num_variables(), num_clocks_ > 0);
     Operands operands;
-    OP_REQUIRES_OK(ctx, Read(ctx, inputs, &operands));
-    OP_REQUIRES_OK(ctx,
-                   Assign(ctx, inputs, EmitCustomCall(ctx, kSparseCustomCall, inputs, operands)));
+    OP_REQUIRES_OK(ctx, Read(ctx, &operands));
+    OP_REQUIRES_OK(ctx, Assign(ctx, EmitUpdateCall(ctx, kSparseCustomCall, inputs(), operands)));
+  }
+};
+
+class FusedSquaredNormsXlaOp : public FusedXlaOp {
+ public:
+  explicit FusedSquaredNormsXlaOp(tensorflow::OpKernelConstruction* ctx) : FusedXlaOp(ctx) {
+    OP_REQUIRES_OK(ctx, GetNormsLayout(ctx, &inputs_));
   }
 
- private:
-  int num_clocks_;
+  void Compile(XlaOpKernelContext* ctx) override {
+    Operands operands;
+    OP_REQUIRES_OK(ctx, Read(ctx, &operands));
+    ctx->SetOutput(0, WantsCustomCall(ctx, inputs(), operands)
+                          ? EmitNormsCall(ctx, inputs(), operands)
+                          : EmitNormsHlo(ctx, inputs(), operands));
+  }
 };
 
 // Not REGISTER_XLA_OP: TensorFlow turns that registry into kernels once, at the first compilation
@@ -240,7 +366,8 @@ class FusedAdadeltaSparseApplyXlaOp : public FusedXlaOp {
 #define REGISTER_KERNEL(device)                                                                \
   REGISTER_KERNEL_BUILDER(Name("FusedAdadeltaApply").Device(device), FusedAdadeltaApplyXlaOp); \
   REGISTER_KERNEL_BUILDER(Name("FusedAdadeltaSparseApply").Device(device),                     \
-                          FusedAdadeltaSparseApplyXlaOp)
+                          FusedAdadeltaSparseApplyXlaOp);                                      \
+  REGISTER_KERNEL_BUILDER(Name("FusedSquaredNorms").Device(device), FusedSquaredNormsXlaOp)
 REGISTER_KERNEL("XLA_CPU_JIT");
 REGISTER_KERNEL("XLA_GPU_JIT");
 #undef REGISTER_KERNEL

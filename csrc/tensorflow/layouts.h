@@ -1,0 +1,66 @@
+// Where the inputs of an op stand, by its attributes.
+#ifndef TF_ADADELTA_TENSORFLOW_LAYOUTS_H_
+#define TF_ADADELTA_TENSORFLOW_LAYOUTS_H_
+
+#include <optional>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "tensorflow/core/platform/errors.h"
+#include "tensorflow/inputs.h"
+
+namespace tf_adadelta {
+
+// Checks that a list that may be missing is so, or has an element for each variable.
+inline absl::Status CheckLength(const char* list, int length, int num_variables) {
+  if (length == 0 || length == num_variables) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(list, " has length ", length,
+                                                 ", expected none or ", num_variables,
+                                                 ", one for each variable"));
+}
+
+// `context` is anything that has attributes: of an op's shape function or of the making of a
+// kernel.
+template <typename Context>
+absl::Status GetDenseLayout(Context* context, std::optional<Inputs>* inputs) {
+  int n, num_averages, num_grad_accums, num_options;
+  TF_RETURN_IF_ERROR(context->GetAttr("N", &n));
+  TF_RETURN_IF_ERROR(context->GetAttr("num_averages", &num_averages));
+  TF_RETURN_IF_ERROR(context->GetAttr("num_grad_accums", &num_grad_accums));
+  TF_RETURN_IF_ERROR(context->GetAttr("num_options", &num_options));
+  TF_RETURN_IF_ERROR(CheckLength("averages", num_averages, n));
+  TF_RETURN_IF_ERROR(CheckLength("grad_accums", num_grad_accums, n));
+  const bool options = num_options > 0;
+  *inputs = Inputs::Dense(n, {num_averages > 0, num_grad_accums > 0, options});
+  const int expected = (*inputs)->size() - (*inputs)->at(Inputs::kGradScale);
+  if (num_options != expected || (!options && num_averages + num_grad_accums > 0)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("options has length ", num_options,
+                     ", expected 6, or none where there are neither averages nor grad_accums"));
+  }
+  return absl::OkStatus();
+}
+
+template <typename Context>
+absl::Status GetSparseLayout(Context* context, std::optional<Inputs>* inputs) {
+  int n, num_clocks;
+  TF_RETURN_IF_ERROR(context->GetAttr("N", &n));
+  TF_RETURN_IF_ERROR(context->GetAttr("num_clocks", &num_clocks));
+  TF_RETURN_IF_ERROR(CheckLength("clocks", num_clocks, n));
+  *inputs = Inputs::Sparse(n, num_clocks > 0);
+  return absl::OkStatus();
+}
+
+template <typename Context>
+absl::Status GetNormsLayout(Context* context, std::optional<Inputs>* inputs) {
+  int n, num_grad_accums;
+  TF_RETURN_IF_ERROR(context->GetAttr("N", &n));
+  TF_RETURN_IF_ERROR(context->GetAttr("num_grad_accums", &num_grad_accums));
+  TF_RETURN_IF_ERROR(CheckLength("grad_accums", num_grad_accums, n));
+  *inputs = Inputs::Norms(n, num_grad_accums > 0);
+  return absl::OkStatus();
+}
+
+}  // namespace tf_adadelta
+
+#endif  // TF_ADADELTA_TENSORFLOW_LAYOUTS_H_
