@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import itertools
+import math
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +15,8 @@ from tensorflow.python.ops import control_flow_util
 from tf_adadelta import ops
 from tf_adadelta._build_info import REBUILD_WITH_CUDA, build_info
 from tf_adadelta._clocks import RowClock
-from tf_adadelta._slices import as_slices, as_tensor, with_tensor_indices
+from tf_adadelta._slices import as_slices, as_tensor, sum_duplicates, with_tensor_indices
+from tf_adadelta._step_options import PLAIN, StepOptions
 
 SPARSE_UPDATES = ("exact", "lazy")
 _DEVICE_TYPES = ("CPU", "GPU") if build_info()["cuda"] else ("CPU",)
@@ -31,11 +33,14 @@ class _Group:
     device: str
     dtype: tf.DType
     index_dtype: tf.DType | None  # None: as dense gradients.
+    decayed: bool  # By the weight decay of the optimizer.
     positions: list[int] = dataclasses.field(default_factory=list)
     variables: list[tf.Tensor] = dataclasses.field(default_factory=list)
     accums: list[tf.Tensor] = dataclasses.field(default_factory=list)
     accum_updates: list[tf.Tensor] = dataclasses.field(default_factory=list)
     clocks: list[RowClock] = dataclasses.field(default_factory=list)  # Of all or of none.
+    averages: list[tf.Tensor] = dataclasses.field(default_factory=list)  # Likewise.
+    grad_accums: list[tf.Tensor] = dataclasses.field(default_factory=list)  # Likewise.
     shapes: list[tf.TensorShape] = dataclasses.field(default_factory=list)
 
 
@@ -46,6 +51,7 @@ class _Plan:
     key: tuple
     variables: list[tf.Variable]  # Kept alive: their ids are the key.
     groups: list[_Group]
+    lagging: list[RowClock]  # Of variables that take the dense update, from sparse ones before.
     unserved: list[int]
 
 
@@ -101,6 +107,7 @@ class Dispatcher:
         variables: Sequence[tf.Variable],
         grads: Sequence[Any],
         hyperparameters: Hyperparameters,
+        options: StepOptions = PLAIN,
     ) -> tuple[list[tf.Operation], list[int]]:
         """Updates the variables that the ops serve.
 
@@ -109,6 +116,7 @@ class Dispatcher:
             grads: Their gradients.
             hyperparameters: Called with a device and a dtype; returns `learning_rate`, `rho` and
                 `epsilon`, scalars, for the variables of that dtype there.
+            options: What is done around the update.
 
         Returns:
             The operations that update, in a graph (none in eager execution), and the positions of
@@ -122,21 +130,60 @@ class Dispatcher:
             self._report(reason)
             return [], list(range(len(variables)))
         grads = list(map(with_tensor_indices, grads))
-        plan = self._plan_for(variables, grads)
-        operations = []
-        for group in plan.groups:
-            values = hyperparameters(group.device, group.dtype)
-            operation = _apply_group(
-                group, [grads[position] for position in group.positions], values
+        plan = self._plan_for(variables, grads, options)
+        for clock in plan.lagging:
+            clock.catch_up()
+        grads_of_groups = [
+            _grads_of(group, [grads[position] for position in group.positions], options)
+            for group in plan.groups
+        ]
+        factors = [None] * len(plan.groups)
+        if options.needs_norms():
+            factors = options.clip_factors(
+                [
+                    _squared_norms(group, grads, options)
+                    for group, grads in zip(plan.groups, grads_of_groups)
+                ]
             )
+        elif options.accumulation_steps > 1:
+            mean = 1.0 / options.accumulation_steps
+            factors = [
+                tf.fill([len(g.positions)], tf.constant(mean, tf.float64)) for g in plan.groups
+            ]
+        operations = []
+        for group, group_grads, factor in zip(plan.groups, grads_of_groups, factors):
+            values = hyperparameters(group.device, group.dtype)
+            operation = _apply_group(group, group_grads, factor, values, options)
             if operation is not None:
                 operations.append(operation)
         return operations, plan.unserved
 
-    def _plan_for(self, variables: Sequence[tf.Variable], grads: Sequence[Any]) -> _Plan:
+    def serves_all(
+        self, variables: Sequence[tf.Variable], grads: Sequence[Any], options: StepOptions
+    ) -> bool:
+        """Whether `apply` would leave nothing to the stock update."""
+        if _why_none_is_served() is not None:
+            return False
+        if self._sparse_update == "lazy" and options.grad_accum_of is None:
+            # No op has both the rows that it leaves alone and those that it does not.
+            for variable, grad in zip(variables, grads):
+                if isinstance(grad, tf.IndexedSlices) and options.touches_all_rows(variable):
+                    return False
+        return not self._plan_for(
+            variables, list(map(with_tensor_indices, grads)), options
+        ).unserved
+
+    def forget_plan(self) -> None:
+        """Asks the options anew which variables they are for."""
+        self._plan = None
+
+    def _plan_for(
+        self, variables: Sequence[tf.Variable], grads: Sequence[Any], options: StepOptions
+    ) -> _Plan:
         # A plan holds only as long as every gradient is of the same kind, dense or sparse.
         key = (
             tf.executing_eagerly(),
+            options.structure(),
             *map(id, variables),
             *(
                 (i, grad.indices.dtype)
@@ -145,14 +192,19 @@ class Dispatcher:
             ),
         )
         if self._plan is None or self._plan.key != key:
-            self._plan = self._make_plan(key, variables, grads)
+            self._plan = self._make_plan(key, variables, grads, options)
         return self._plan
 
     def _make_plan(
-        self, key: tuple, variables: Sequence[tf.Variable], grads: Sequence[Any]
+        self,
+        key: tuple,
+        variables: Sequence[tf.Variable],
+        grads: Sequence[Any],
+        options: StepOptions,
     ) -> _Plan:
         groups: dict[tuple, _Group] = {}
         unserved: dict[str, list[int]] = {}
+        lagging: list[RowClock] = []
         seen: set[int] = set()
         for position, (variable, grad) in enumerate(zip(variables, grads)):
             reason = _why_not_served(variable, seen)
@@ -160,8 +212,11 @@ class Dispatcher:
                 unserved.setdefault(reason, []).append(position)
                 continue
             slots = self._slots(variable)
-            clock, index_dtype = self._kind(variable, slots, grad)
-            kind = (variable.device, variable.dtype, index_dtype)
+            clock, index_dtype = self._kind(variable, slots, grad, options)
+            kind = (variable.device, variable.dtype, index_dtype, options.decays(variable))
+            if index_dtype is None and clock is not None:
+                lagging.append(clock)
+                clock = None
             group = groups.setdefault((*kind, clock is None), _Group(*kind))
             group.positions.append(position)
             group.variables.append(variable.handle)
@@ -170,30 +225,38 @@ class Dispatcher:
             group.shapes.append(variable.shape)
             if clock is not None:
                 group.clocks.append(clock)
+            if options.average_of is not None:
+                group.averages.append(options.average_of(variable).handle)
+            if options.grad_accum_of is not None:
+                group.grad_accums.append(options.grad_accum_of(variable).handle)
         for reason, positions in unserved.items():
             name = variables[positions[0]].name.removesuffix(":0")
             others = f" (and {len(positions) - 1} more)" if len(positions) > 1 else ""
             self._report(reason, f"'{name}'{others} ")
         positions = sorted(itertools.chain.from_iterable(unserved.values()))
-        return _Plan(key, list(variables), list(groups.values()), positions)
+        return _Plan(key, list(variables), list(groups.values()), lagging, positions)
 
     def _kind(
-        self, variable: tf.Variable, slots: Slots, grad: Any
+        self, variable: tf.Variable, slots: Slots, grad: Any, options: StepOptions
     ) -> tuple[RowClock | None, tf.DType | None]:
         """Returns the clock and the dtype of the indices for the update of a variable."""
-        sparse = isinstance(grad, tf.IndexedSlices)
+        # Changes in rows without a gradient take the dense update, where there is one.
+        touches_all = options.touches_all_rows(variable)
+        sparse = isinstance(grad, tf.IndexedSlices) and not touches_all
         if self._sparse_update == "lazy":
             return None, grad.indices.dtype if sparse else None
         if self._on_clock is None:
             return None, None
+        clock = self._clocks.get(variable.ref())
         if not sparse and not tf.executing_eagerly():
             self.keep_up_to_date(variable)
-        clock = self._clocks.get(variable.ref())
         if clock is None and sparse and variable.ref() not in self._in_graphs:
             clock = self._clocks[variable.ref()] = RowClock(variable, slots)
             self._on_clock(variable, clock)
         if clock is None:
             return None, None
+        if touches_all:
+            return clock, None
         return clock, grad.indices.dtype if sparse else tf.int64
 
     def _report(self, reason: str, subject: str = "") -> None:
@@ -208,24 +271,57 @@ class Dispatcher:
             warnings.warn(message, stacklevel=2)
 
 
+def _grads_of(group: _Group, grads: Sequence[Any], options: StepOptions) -> list[Any]:
+    """Returns the gradients of a group as its op takes them."""
+    if group.index_dtype is None:
+        return [_as_dtype(as_tensor(g, s), group.dtype) for g, s in zip(grads, group.shapes)]
+    slices = [as_slices(grad, shape) for grad, shape in zip(grads, group.shapes)]
+    if options.clips():
+        slices = list(map(sum_duplicates, slices))
+    return [tf.IndexedSlices(_as_dtype(g.values, group.dtype), g.indices) for g in slices]
+
+
+def _squared_norms(group: _Group, grads: Sequence[Any], options: StepOptions) -> tf.Tensor:
+    tensors = [grad.values if isinstance(grad, tf.IndexedSlices) else grad for grad in grads]
+    return ops.squared_norms_of_handles(
+        group.grad_accums, tensors, options.grad_scale(), options.update
+    )
+
+
 def _apply_group(
-    group: _Group, grads: Sequence[Any], hyperparameters: Mapping[str, Any]
+    group: _Group,
+    grads: Sequence[Any],
+    clip_factors: tf.Tensor | None,
+    hyperparameters: Mapping[str, Any],
+    options: StepOptions,
 ) -> tf.Operation | None:
     for clock in group.clocks:
         clock.set_rho(hyperparameters["rho"])
     scalars = {name: ops.as_hyperparameter(value) for name, value in hyperparameters.items()}
     resources = (group.variables, group.accums, group.accum_updates)
     if group.index_dtype is None:
-        tensors = [as_tensor(grad, shape) for grad, shape in zip(grads, group.shapes)]
         return ops.apply_handles(
-            *resources, [_as_dtype(grad, group.dtype) for grad in tensors], **scalars
+            *resources,
+            grads,
+            averages=group.averages,
+            grad_accums=group.grad_accums,
+            **scalars,
+            options=ops.Options(
+                grad_scale=options.grad_scale(),
+                update=options.update,
+                clip_factors=clip_factors,
+                clipvalue=options.clipvalue or math.inf,
+                weight_decay=options.weight_decay if group.decayed else 0.0,
+                ema_momentum=options.ema_momentum,
+            ),
         )
-    slices = [as_slices(grad, shape) for grad, shape in zip(grads, group.shapes)]
+    # Of these rows there are few: they are changed before the op, not in it.
+    values = [options.changed(grad.values, clip_factors, i) for i, grad in enumerate(grads)]
     return ops.sparse_apply_handles(
         *resources,
         [clock.counts.handle for clock in group.clocks],
-        [_as_dtype(grad.values, group.dtype) for grad in slices],
-        [grad.indices for grad in slices],
+        values,
+        [grad.indices for grad in grads],
         **scalars,
     )
 

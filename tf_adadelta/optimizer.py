@@ -1,5 +1,7 @@
 """The optimizer for Keras 3."""
 
+import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -8,12 +10,21 @@ import tensorflow as tf
 from tf_adadelta._dispatch import Dispatcher
 from tf_adadelta._slices import sum_duplicates
 from tf_adadelta._slot import Slot
+from tf_adadelta._step_options import StepOptions
 
 if keras.backend.backend() != "tensorflow":
     raise ImportError(
         "tf_adadelta.Adadelta needs the TensorFlow backend of Keras, but Keras runs on "
         f"'{keras.backend.backend()}'. Set KERAS_BACKEND=tensorflow before Python starts."
     )
+
+
+@dataclasses.dataclass
+class _Step:
+    """What the caller of a step knows of its gradients."""
+
+    grad_divisor: Any = None
+    squared_norms: dict[int, tf.Tensor] = dataclasses.field(default_factory=dict)
 
 
 @keras.saving.register_keras_serializable(package="tf_adadelta")
@@ -105,6 +116,7 @@ class Adadelta(keras.optimizers.Adadelta):
             **kwargs,
         )
         self.sparse_update = sparse_update
+        self._step = _Step()
         self._dispatcher = Dispatcher(self.name, self._slots_of, sparse_update, self._start_clock)
 
     def build(self, variables: list[Any]) -> None:
@@ -139,6 +151,118 @@ class Adadelta(keras.optimizers.Adadelta):
         self._accumulated_grads[index].clock = clock
         self._accumulated_delta_vars[index].clock = clock
 
+    def exclude_from_weight_decay(self, *args: Any, **kwargs: Any) -> None:
+        """Excludes variables from weight decay. As in `keras.optimizers.Adadelta`."""
+        super().exclude_from_weight_decay(*args, **kwargs)
+        self._dispatcher.forget_plan()
+
+    def apply(self, grads: list[Any], trainable_variables: list[Any] | None = None) -> None:
+        """Updates variables by their gradients. As in `keras.optimizers.Adadelta`."""
+        self.apply_scaled(grads, trainable_variables, self.loss_scale_factor)
+
+    def apply_scaled(
+        self,
+        grads: list[Any],
+        trainable_variables: list[Any] | None,
+        scale: Any,
+        squared_norms: dict[int, tf.Tensor] | None = None,
+    ) -> None:
+        """`apply` for gradients of a scaled loss, whatever `loss_scale_factor` is.
+
+        Args:
+            grads: The gradients.
+            trainable_variables: As `apply` has it.
+            scale: What the loss was multiplied by: a number, a scalar tensor, or None.
+            squared_norms: Those of gradients, by their ids, where they are known already.
+        """
+        if tf.distribute.has_strategy() and scale is self.loss_scale_factor:
+            super().apply(grads, trainable_variables)
+            return
+        kept, self.loss_scale_factor = self.loss_scale_factor, None  # Not a pass of its own.
+        self._step.grad_divisor = scale
+        self._step.squared_norms = squared_norms or {}
+        try:
+            super().apply(grads, trainable_variables)
+        finally:
+            self.loss_scale_factor = kept
+            self._step = _Step()
+
+    def _backend_apply_gradients(self, grads: list[Any], trainable_variables: list[Any]) -> None:
+        options = self._step_options()
+        variables = list(map(_raw, trainable_variables))
+        if options is None or not self._dispatcher.serves_all(variables, grads, options):
+            if self._step.grad_divisor is not None:
+                grads = [keras.ops.divide(grad, self._step.grad_divisor) for grad in grads]
+            super()._backend_apply_gradients(grads, trainable_variables)
+            return
+        self._dispatcher.apply(variables, grads, self._hyperparameters(self.learning_rate), options)
+        self._finish_step(trainable_variables, options)
+
+    def _step_options(self) -> StepOptions | None:
+        """Returns what is to be done around the update, None if nothing is."""
+        given = (self.clipnorm, self.global_clipnorm, self.clipvalue, self.weight_decay)
+        around = (*given, self._step.grad_divisor)
+        steps = self.gradient_accumulation_steps
+        if not (self.use_ema or steps or any(value is not None for value in around)):
+            return None
+        ema_momentum = 0.0
+        if self.use_ema:
+            not_first = tf.cast(tf.not_equal(tf.convert_to_tensor(self.iterations), 0), tf.float64)
+            ema_momentum = not_first * self.ema_momentum
+        return StepOptions(
+            grad_divisor=self._step.grad_divisor,
+            clipnorm=_positive(self.clipnorm),
+            global_clipnorm=_positive(self.global_clipnorm),
+            clipvalue=_positive(self.clipvalue),
+            weight_decay=self.weight_decay,
+            is_decayed=self._use_weight_decay,
+            average_of=self._average_of if self.use_ema else None,
+            ema_momentum=ema_momentum,
+            grad_accum_of=self._grad_accum_of if steps else None,
+            accumulation_steps=steps or 1,
+            update=self._is_update_step() if steps else True,
+            squared_norms=self._step.squared_norms,
+        )
+
+    def _is_update_step(self) -> tf.Tensor:
+        return tf.equal((self._iterations.value + 1) % self.gradient_accumulation_steps, 0)
+
+    def _average_of(self, variable: tf.Variable) -> tf.Variable:
+        return _raw(self._model_variables_moving_average[self._get_variable_index(variable)])
+
+    def _grad_accum_of(self, variable: tf.Variable) -> tf.Variable:
+        return _raw(self._accumulated_gradients[self._get_variable_index(variable)])
+
+    def _finish_step(self, updated: list[Any], options: StepOptions) -> None:
+        """Does for variables without a gradient what Keras does for all, and what comes last."""
+        done = {self._get_variable_index(variable) for variable in updated}
+        others = [i for i in range(len(self._trainable_variables)) if i not in done]
+        if options.grad_accum_of is not None and others:
+            keras.ops.cond(options.update, lambda: self._reset_grad_accums(others), lambda: None)
+        if not self.use_ema:
+            return
+        for i in others:
+            average = self._model_variables_moving_average[i]
+            if average is not None:
+                momentum = tf.cast(options.ema_momentum, average.dtype)
+                average.assign(momentum * average + (1 - momentum) * self._trainable_variables[i])
+        if self.ema_overwrite_frequency:
+            keras.ops.cond(
+                (self.iterations + 1) % self.ema_overwrite_frequency == 0,
+                lambda: self._overwrite_model_variables_with_average_value(
+                    self._trainable_variables
+                ),
+                lambda: None,
+            )
+
+    def _reset_grad_accums(self, indices: list[int]) -> None:
+        for i in indices:
+            self._accumulated_gradients[i].assign(tf.zeros_like(self._accumulated_gradients[i]))
+
+    def _hyperparameters(self, learning_rate: Any) -> Callable[..., dict[str, Any]]:
+        values = {"learning_rate": learning_rate, "rho": self.rho, "epsilon": self.epsilon}
+        return lambda *_: values
+
     def _clip_gradients(self, grads: list[Any]) -> list[Any]:
         if self.clipnorm or self.global_clipnorm or self.clipvalue:
             grads = [
@@ -151,18 +275,17 @@ class Adadelta(keras.optimizers.Adadelta):
         self, grads: list[Any], trainable_variables: list[Any], learning_rate: Any
     ) -> None:
         variables = list(map(_raw, trainable_variables))
-        hyperparameters = {
-            "learning_rate": learning_rate,
-            "rho": self.rho,
-            "epsilon": self.epsilon,
-        }
-        _, unserved = self._dispatcher.apply(variables, grads, lambda *_: hyperparameters)
+        _, unserved = self._dispatcher.apply(variables, grads, self._hyperparameters(learning_rate))
         if unserved:
             super()._backend_update_step(
                 [grads[position] for position in unserved],
                 [trainable_variables[position] for position in unserved],
                 learning_rate,
             )
+
+
+def _positive(limit: float | None) -> float | None:
+    return limit if limit is not None and limit > 0 else None  # Others, Keras ignores.
 
 
 def _raw(variable: Any) -> Any:

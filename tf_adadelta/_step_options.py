@@ -1,0 +1,107 @@
+"""What an optimizer does around the update of a step."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from tf_adadelta import ops
+
+
+@dataclasses.dataclass(frozen=True)
+class StepOptions:
+    """What an optimizer does around the update of a step, as Keras means it.
+
+    Attributes:
+        grad_divisor: What the gradients are divided by first: the loss scale. A number or a scalar.
+        clipnorm: The largest norm of each gradient, or None. At most one of the three is given.
+        global_clipnorm: The largest norm of all gradients together, or None.
+        clipvalue: The largest magnitude of each element of a gradient, or None.
+        weight_decay: The part of itself, times the learning rate, that a variable loses, or None.
+        is_decayed: Whether that is for a variable.
+        average_of: Returns the moving average of a variable. None: there are none.
+        ema_momentum: The decay rate of the averages in this step.
+        grad_accum_of: Returns where the gradients of a variable are summed. None: nowhere.
+        accumulation_steps: The number of steps of whose gradients an update takes the mean.
+        update: Whether this is the last of them.
+        squared_norms: The squared norms of gradients by their ids, where they are known already.
+    """
+
+    grad_divisor: Any = None
+    clipnorm: float | None = None
+    global_clipnorm: float | None = None
+    clipvalue: float | None = None
+    weight_decay: float | None = None
+    is_decayed: Callable[[tf.Variable], bool] = lambda _: True
+    average_of: Callable[[tf.Variable], tf.Variable] | None = None
+    ema_momentum: Any = 0.0
+    grad_accum_of: Callable[[tf.Variable], tf.Variable] | None = None
+    accumulation_steps: int = 1
+    update: Any = True
+    squared_norms: dict[int, tf.Tensor] = dataclasses.field(default_factory=dict)
+
+    def structure(self) -> tuple[bool, bool, bool]:
+        """What decides which variables go together into one call of an op."""
+        return (
+            self.weight_decay is not None,
+            self.average_of is not None,
+            self.grad_accum_of is not None,
+        )
+
+    def decays(self, variable: tf.Variable) -> bool:
+        """Whether the variable loses a part of itself."""
+        return self.weight_decay is not None and self.is_decayed(variable)
+
+    def touches_all_rows(self, variable: tf.Variable) -> bool:
+        """Whether rows without a gradient change too."""
+        return (
+            self.decays(variable) or self.average_of is not None or self.grad_accum_of is not None
+        )
+
+    def needs_norms(self) -> bool:
+        """Whether the norms of the gradients are clipped."""
+        return bool(self.clipnorm or self.global_clipnorm)
+
+    def clips(self) -> bool:
+        """Whether the gradients are clipped in any way."""
+        return bool(self.clipnorm or self.global_clipnorm or self.clipvalue)
+
+    def grad_scale(self) -> Any:
+        """By what the gradients are multiplied first."""
+        return 1.0 if self.grad_divisor is None else 1.0 / ops.as_hyperparameter(self.grad_divisor)
+
+    def clip_factors(self, squared_norms: Sequence[tf.Tensor]) -> list[tf.Tensor | None]:
+        """By what the gradients, or the sums of several, are multiplied to clip their norms.
+
+        Args:
+            squared_norms: A vector for each group of gradients; nothing unless `needs_norms()`.
+
+        Returns:
+            A vector for each group; None where nothing is to be multiplied.
+        """
+        mean = 1.0 / self.accumulation_steps
+        norms = [tf.sqrt(squared) * mean for squared in squared_norms]
+        if self.clipnorm:  # As tf.clip_by_norm.
+            factors = [self.clipnorm / tf.maximum(norm, self.clipnorm) for norm in norms]
+        else:  # As keras.src.optimizers.base_optimizer.clip_by_global_norm.
+            norm = tf.sqrt(tf.add_n([tf.reduce_sum(norm**2) for norm in norms]))
+            limit = self.global_clipnorm
+            factor = limit * tf.minimum(1.0 / norm, 1.0 / limit) + (norm - norm)
+            factors = [tf.fill(tf.shape(norm_of_each), factor) for norm_of_each in norms]
+        return [factor * mean for factor in factors]
+
+    def changed(self, values: tf.Tensor, clip_factors: tf.Tensor | None, i: int) -> tf.Tensor:
+        """Returns the rows of the sparse gradient `i` of a group as the update takes them."""
+        if self.grad_divisor is None and clip_factors is None and not self.clipvalue:
+            return values
+        compute = tf.float64 if values.dtype == tf.float64 else tf.float32
+        factor = self.grad_scale() * (1.0 if clip_factors is None else clip_factors[i])
+        changed = tf.cast(values, compute) * tf.cast(factor, compute)
+        if self.clipvalue:
+            changed = tf.clip_by_value(changed, -self.clipvalue, self.clipvalue)
+        return tf.cast(changed, values.dtype)
+
+
+PLAIN = StepOptions()
+"""Nothing but the update."""
