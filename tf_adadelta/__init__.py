@@ -1,8 +1,9 @@
 """Adadelta for TensorFlow as one fused pass over memory.
 
-`tf_adadelta.Adadelta` is a drop-in for `keras.optimizers.Adadelta`; `tf_adadelta.tf_keras` and
-`tf_adadelta.compat.v1` have those for the older APIs. `tf_adadelta.ops` are the TensorFlow ops
-below them and `tf_adadelta.kernels` the kernels on arrays below those.
+`tf_adadelta.Adadelta` is a drop-in for `keras.optimizers.Adadelta`, with a `LossScaleOptimizer` to
+go around it; `tf_adadelta.tf_keras` and `tf_adadelta.compat.v1` have those for the older APIs.
+`tf_adadelta.ops` are the TensorFlow ops below them and `tf_adadelta.kernels` the kernels on arrays
+below those.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -11,9 +12,10 @@ from tf_adadelta._build_info import build_info
 
 if TYPE_CHECKING:
     from tf_adadelta import compat, kernels, ops, tf_keras
+    from tf_adadelta.loss_scale import LossScaleOptimizer
     from tf_adadelta.optimizer import Adadelta
 
-__all__ = ["Adadelta", "build_info", "compat", "kernels", "ops", "tf_keras"]
+__all__ = ["Adadelta", "LossScaleOptimizer", "build_info", "compat", "kernels", "ops", "tf_keras"]
 
 # Imported at once, so that Keras knows the optimizer when it loads a model. Where TensorFlow is
 # missing or does not fit, the kernels and the build report still work, and whoever asks for
@@ -23,6 +25,7 @@ try:
 
     _library.load()
     from tf_adadelta import ops
+    from tf_adadelta.loss_scale import LossScaleOptimizer
     from tf_adadelta.optimizer import Adadelta
 except ImportError as error:
     _unavailable: ImportError | None = error

@@ -125,7 +125,7 @@ class Dispatcher:
         Raises:
             RuntimeError: There are others, and TF_ADADELTA_STRICT=1.
         """
-        reason = _why_none_is_served()
+        reason = why_none_is_served()
         if reason is not None:
             self._report(reason)
             return [], list(range(len(variables)))
@@ -141,8 +141,10 @@ class Dispatcher:
         if options.needs_norms():
             factors = options.clip_factors(
                 [
-                    _squared_norms(group, grads, options)
-                    for group, grads in zip(plan.groups, grads_of_groups)
+                    _squared_norms(
+                        group, [grads[position] for position in group.positions], taken, options
+                    )
+                    for group, taken in zip(plan.groups, grads_of_groups)
                 ]
             )
         elif options.accumulation_steps > 1:
@@ -162,7 +164,7 @@ class Dispatcher:
         self, variables: Sequence[tf.Variable], grads: Sequence[Any], options: StepOptions
     ) -> bool:
         """Whether `apply` would leave nothing to the stock update."""
-        if _why_none_is_served() is not None:
+        if why_none_is_served() is not None:
             return False
         if self._sparse_update == "lazy" and options.grad_accum_of is None:
             # No op has both the rows that it leaves alone and those that it does not.
@@ -281,8 +283,15 @@ def _grads_of(group: _Group, grads: Sequence[Any], options: StepOptions) -> list
     return [tf.IndexedSlices(_as_dtype(g.values, group.dtype), g.indices) for g in slices]
 
 
-def _squared_norms(group: _Group, grads: Sequence[Any], options: StepOptions) -> tf.Tensor:
-    tensors = [grad.values if isinstance(grad, tf.IndexedSlices) else grad for grad in grads]
+def _squared_norms(
+    group: _Group, grads: Sequence[Any], taken: Sequence[Any], options: StepOptions
+) -> tf.Tensor:
+    """Returns the squared norms of the gradients of a group, as they were given and are taken."""
+    if options.known_norms is not None and not group.grad_accums:
+        known = options.known_norms.squared_norms(grads)
+        if known is not None:
+            return known * options.grad_scale() ** 2
+    tensors = [grad.values if isinstance(grad, tf.IndexedSlices) else grad for grad in taken]
     return ops.squared_norms_of_handles(
         group.grad_accums, tensors, options.grad_scale(), options.update
     )
@@ -326,7 +335,8 @@ def _apply_group(
     )
 
 
-def _why_none_is_served() -> str | None:
+def why_none_is_served() -> str | None:
+    """Returns what keeps all variables of a step from the ops, None if nothing does."""
     if tf.distribute.has_strategy():
         strategy = type(tf.distribute.get_strategy()).__name__
         return f"it runs under the distribution strategy {strategy}"
@@ -349,9 +359,16 @@ def _why_not_served(variable: Any, seen: set[int]) -> str | None:
 
 def _device_type(variable: tf.Variable) -> str:
     device_type = tf.DeviceSpec.from_string(variable.device).device_type
-    if device_type is None:  # In a graph that is yet to be placed: on a GPU where there is one.
-        return "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
-    return device_type
+    return device_type or _default_device_type()  # In a graph that is yet to be placed.
+
+
+def _default_device_type() -> str:
+    return "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
+
+
+def device_is_served() -> bool:
+    """Whether there are kernels for the device where TensorFlow puts what is put nowhere."""
+    return _default_device_type() in _DEVICE_TYPES
 
 
 def _no_kernel_for(device: str) -> str:

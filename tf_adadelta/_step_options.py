@@ -10,6 +10,24 @@ from tf_adadelta import ops
 
 
 @dataclasses.dataclass(frozen=True)
+class KnownNorms:
+    """The norms of gradients that somebody has asked for already.
+
+    Attributes:
+        squared: A vector of squared norms.
+        places: Where in it that of a gradient is, by its id.
+    """
+
+    squared: tf.Tensor
+    places: dict[int, int]
+
+    def squared_norms(self, grads: Sequence[Any]) -> tf.Tensor | None:
+        """Returns the squared norms of gradients, None if not all are known."""
+        places = [self.places.get(id(grad)) for grad in grads]
+        return None if None in places else tf.gather(self.squared, places)
+
+
+@dataclasses.dataclass(frozen=True)
 class StepOptions:
     """What an optimizer does around the update of a step, as Keras means it.
 
@@ -25,7 +43,7 @@ class StepOptions:
         grad_accum_of: Returns where the gradients of a variable are summed. None: nowhere.
         accumulation_steps: The number of steps of whose gradients an update takes the mean.
         update: Whether this is the last of them.
-        squared_norms: The squared norms of gradients by their ids, where they are known already.
+        known_norms: The norms of gradients that are known already.
     """
 
     grad_divisor: Any = None
@@ -39,7 +57,7 @@ class StepOptions:
     grad_accum_of: Callable[[tf.Variable], tf.Variable] | None = None
     accumulation_steps: int = 1
     update: Any = True
-    squared_norms: dict[int, tf.Tensor] = dataclasses.field(default_factory=dict)
+    known_norms: KnownNorms | None = None
 
     def structure(self) -> tuple[bool, bool, bool]:
         """What decides which variables go together into one call of an op."""

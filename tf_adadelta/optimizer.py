@@ -10,7 +10,7 @@ import tensorflow as tf
 from tf_adadelta._dispatch import Dispatcher
 from tf_adadelta._slices import sum_duplicates
 from tf_adadelta._slot import Slot
-from tf_adadelta._step_options import StepOptions
+from tf_adadelta._step_options import KnownNorms, StepOptions
 
 if keras.backend.backend() != "tensorflow":
     raise ImportError(
@@ -24,7 +24,7 @@ class _Step:
     """What the caller of a step knows of its gradients."""
 
     grad_divisor: Any = None
-    squared_norms: dict[int, tf.Tensor] = dataclasses.field(default_factory=dict)
+    known_norms: KnownNorms | None = None
 
 
 @keras.saving.register_keras_serializable(package="tf_adadelta")
@@ -165,7 +165,7 @@ class Adadelta(keras.optimizers.Adadelta):
         grads: list[Any],
         trainable_variables: list[Any] | None,
         scale: Any,
-        squared_norms: dict[int, tf.Tensor] | None = None,
+        known_norms: KnownNorms | None = None,
     ) -> None:
         """`apply` for gradients of a scaled loss, whatever `loss_scale_factor` is.
 
@@ -173,14 +173,13 @@ class Adadelta(keras.optimizers.Adadelta):
             grads: The gradients.
             trainable_variables: As `apply` has it.
             scale: What the loss was multiplied by: a number, a scalar tensor, or None.
-            squared_norms: Those of gradients, by their ids, where they are known already.
+            known_norms: The norms of the gradients, if they are known already.
         """
         if tf.distribute.has_strategy() and scale is self.loss_scale_factor:
             super().apply(grads, trainable_variables)
             return
         kept, self.loss_scale_factor = self.loss_scale_factor, None  # Not a pass of its own.
-        self._step.grad_divisor = scale
-        self._step.squared_norms = squared_norms or {}
+        self._step = _Step(scale, known_norms)
         try:
             super().apply(grads, trainable_variables)
         finally:
@@ -221,7 +220,7 @@ class Adadelta(keras.optimizers.Adadelta):
             grad_accum_of=self._grad_accum_of if steps else None,
             accumulation_steps=steps or 1,
             update=self._is_update_step() if steps else True,
-            squared_norms=self._step.squared_norms,
+            known_norms=self._step.known_norms,
         )
 
     def _is_update_step(self) -> tf.Tensor:
