@@ -85,9 +85,11 @@ class Oracle:
             for rows, shape in zip(indices, self.shapes)
         ]
 
-    def check(self, variables, accums, accum_updates):
+    def check(self, *values):
+        """Checks the values of all roles, in their order."""
         absolute, relative = self.tolerance
-        for role, actual in zip(ROLES, (variables, accums, accum_updates)):
+        assert len(values) == len(self.values)
+        for role, actual in zip(self.values, values):
             assert len(actual) == len(self.shapes)
             for i, value in enumerate(actual):
                 value = np.asarray(value)
@@ -96,6 +98,54 @@ class Oracle:
                 error = np.abs(value.astype(np.float64) - self.values[role][i])
                 bound = absolute + relative * self.largest[role][i]
                 assert np.all(error <= bound), f"{role}[{i}]: off by up to {np.max(error / bound)}"
+
+
+class OptionsOracle(Oracle):
+    """An oracle of the step with everything that may be done around it.
+
+    Args:
+        averages: Whether the variables have moving averages.
+        grad_accums: Whether gradients are summed.
+        shapes, dtype, seed: As `Oracle` has them.
+    """
+
+    def __init__(self, averages, grad_accums, shapes, dtype, seed=0):
+        super().__init__(shapes, dtype, seed)
+        for role, wanted in (("averages", averages), ("grad_accums", grad_accums)):
+            if wanted:
+                values = [self.store(self.rng.standard_normal(shape)) for shape in shapes]
+                self.values[role] = values
+                self.largest[role] = [np.abs(value) for value in values]
+
+    @property
+    def roles(self):
+        return tuple(self.values)
+
+    def sums(self, grads, grad_scale):
+        """What the norms are asked of."""
+        sums = [grad_scale * grad.astype(np.float64) for grad in grads]
+        if "grad_accums" in self.values:
+            sums = [grad + accum for grad, accum in zip(sums, self.values["grad_accums"])]
+        return sums
+
+    def options_step(self, grads, learning_rate, options):
+        sums = self.sums(grads, options["grad_scale"])
+        for i, grad in enumerate(sums):
+            now = {role: values[i] for role, values in self.values.items()}
+            if "grad_accums" in now:
+                now["grad_accums"] = 0 * grad if options["update"] else grad
+            if options["update"]:
+                limit = options["clipvalue"]
+                grad = np.clip(options["clip_factors"][i] * grad, -limit, limit)
+                x, a, u = (now[role] for role in ROLES)
+                x = x - learning_rate * options["weight_decay"] * x
+                now.update(zip(ROLES, update(x, a, u, grad, learning_rate)))
+            if "averages" in now:
+                momentum = options["ema_momentum"]
+                now["averages"] = momentum * now["averages"] + (1 - momentum) * now["variables"]
+            for role, value in now.items():
+                self.values[role][i] = self.store(value)
+                self.largest[role][i] = np.maximum(self.largest[role][i], np.abs(value))
 
 
 def densify(grad, indices, shape):

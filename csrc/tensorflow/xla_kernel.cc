@@ -110,30 +110,77 @@ XlaOp EmitCall(XlaOpKernelContext* ctx, const char* target, const Inputs& inputs
       xla::CustomCallSchedule::SCHEDULE_NONE, xla::CustomCallApiVersion::API_VERSION_TYPED_FFI);
 }
 
+// A part of a call: some of its variables.
+struct Part {
+  Inputs inputs;
+  Operands operands;
+  std::vector<int> positions;  // Of its inputs among those of the whole.
+};
+
+// XLA's passes take time in proportion to a higher power of the number of operands: for 400
+// variables in one call 5 seconds, in calls of so many 0.3 (docs/design.md).
+constexpr int kVariablesPerCall = 64;
+
+std::vector<Part> SplitCall(const Inputs& inputs, const Operands& operands) {
+  std::vector<Part> parts;
+  const int n = inputs.num_variables();
+  // But one call checks the indices of all variables before it writes to any.
+  const int per_call = inputs.has(Inputs::kIndices) ? n : kVariablesPerCall;
+  for (int begin = 0; begin < n; begin += per_call) {
+    const int end = std::min(begin + per_call, n);
+    Inputs::Sizes sizes = inputs.sizes();
+    for (int list = 0; list < Inputs::kLearningRate; ++list) {
+      sizes[list] = std::min(sizes[list], end - begin);
+    }
+    Part& part = parts.emplace_back(Part{Inputs(sizes), {}, {}});
+    for (int input = 0; input < part.inputs.size(); ++input) {
+      const Inputs::List list = part.inputs.ListOf(input);
+      const int i = input - part.inputs.at(list);
+      const bool scalar = list >= Inputs::kLearningRate;
+      const int position = inputs.at(list, scalar ? i : begin + i);
+      part.positions.push_back(position);
+      part.operands.values.push_back(operands.values[position]);
+      part.operands.shapes.push_back(operands.shapes[position]);
+      part.operands.types.push_back(operands.types[position]);
+      if (list == Inputs::kClipFactors) {
+        part.operands.values.back() = xla::SliceInDim(operands.values[position], begin, end,
+                                                      /*stride=*/1, /*dimno=*/0);
+        part.operands.shapes.back() = TensorShape({end - begin});
+      }
+    }
+  }
+  return parts;
+}
+
 // Calls the kernel on the buffers of the variables themselves: result i is operand i. Returns the
 // new values of the resource inputs.
-std::vector<XlaOp> EmitUpdateCall(XlaOpKernelContext* ctx, const char* target, const Inputs& inputs,
-                                  const Operands& operands) {
-  std::vector<xla::Shape> result_shapes = RowMajorShapes(inputs, operands);
-  result_shapes.resize(inputs.num_resources());
-  Aliasing aliasing;
-  aliasing.reserve(inputs.num_resources());
-  for (int input = 0; input < inputs.num_resources(); ++input) {
-    aliasing.push_back({{input}, {input, {}}});
-  }
-  const XlaOp call = EmitCall(ctx, target, inputs, operands,
-                              xla::ShapeUtil::MakeTupleShape(result_shapes), aliasing);
-  std::vector<XlaOp> results;
-  results.reserve(inputs.num_resources());
-  for (int input = 0; input < inputs.num_resources(); ++input) {
-    results.push_back(xla::GetTupleElement(call, input));
+std::vector<XlaOp> EmitUpdateCalls(XlaOpKernelContext* ctx, const char* target,
+                                   const Inputs& inputs, const Operands& operands) {
+  std::vector<XlaOp> results(inputs.num_resources());
+  for (const Part& part : SplitCall(inputs, operands)) {
+    std::vector<xla::Shape> result_shapes = RowMajorShapes(part.inputs, part.operands);
+    result_shapes.resize(part.inputs.num_resources());
+    Aliasing aliasing;
+    for (int input = 0; input < part.inputs.num_resources(); ++input) {
+      aliasing.push_back({{input}, {input, {}}});
+    }
+    const XlaOp call = EmitCall(ctx, target, part.inputs, part.operands,
+                                xla::ShapeUtil::MakeTupleShape(result_shapes), aliasing);
+    for (int input = 0; input < part.inputs.num_resources(); ++input) {
+      results[part.positions[input]] = xla::GetTupleElement(call, input);
+    }
   }
   return results;
 }
 
-XlaOp EmitNormsCall(XlaOpKernelContext* ctx, const Inputs& inputs, const Operands& operands) {
-  return EmitCall(ctx, kNormsCustomCall, inputs, operands,
-                  xla::ShapeUtil::MakeShape(xla::F64, {inputs.num_variables()}), {});
+XlaOp EmitNormsCalls(XlaOpKernelContext* ctx, const Inputs& inputs, const Operands& operands) {
+  std::vector<XlaOp> norms;
+  for (const Part& part : SplitCall(inputs, operands)) {
+    norms.push_back(EmitCall(ctx, kNormsCustomCall, part.inputs, part.operands,
+                             xla::ShapeUtil::MakeShape(xla::F64, {part.inputs.num_variables()}),
+                             {}));
+  }
+  return xla::ConcatInDim(ctx->builder(), norms, 0);
 }
 
 // Operands as the arithmetic takes them.
@@ -323,7 +370,7 @@ class FusedAdadeltaApplyXlaOp : public FusedXlaOp {
     Operands operands;
     OP_REQUIRES_OK(ctx, Read(ctx, &operands));
     OP_REQUIRES_OK(ctx, Assign(ctx, WantsCustomCall(ctx, inputs(), operands)
-                                        ? EmitUpdateCall(ctx, kDenseCustomCall, inputs(), operands)
+                                        ? EmitUpdateCalls(ctx, kDenseCustomCall, inputs(), operands)
                                         : EmitUpdateHlo(inputs(), operands)));
   }
 };
@@ -342,7 +389,7 @@ class FusedAdadeltaSparseApplyXlaOp : public FusedXlaOp {
                     "; `python -m tf_adadelta` says why and how to rebuild it")));
     Operands operands;
     OP_REQUIRES_OK(ctx, Read(ctx, &operands));
-    OP_REQUIRES_OK(ctx, Assign(ctx, EmitUpdateCall(ctx, kSparseCustomCall, inputs(), operands)));
+    OP_REQUIRES_OK(ctx, Assign(ctx, EmitUpdateCalls(ctx, kSparseCustomCall, inputs(), operands)));
   }
 };
 
@@ -356,7 +403,7 @@ class FusedSquaredNormsXlaOp : public FusedXlaOp {
     Operands operands;
     OP_REQUIRES_OK(ctx, Read(ctx, &operands));
     ctx->SetOutput(0, WantsCustomCall(ctx, inputs(), operands)
-                          ? EmitNormsCall(ctx, inputs(), operands)
+                          ? EmitNormsCalls(ctx, inputs(), operands)
                           : EmitNormsHlo(ctx, inputs(), operands));
   }
 };
