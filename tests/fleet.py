@@ -10,6 +10,8 @@ import numpy as np
 import tensorflow as tf
 from oracle import DTYPES, TOLERANCES
 
+import tf_adadelta
+
 PART = (
     36  # So many optimizers in one function: XLA takes more than twice as long for twice as many.
 )
@@ -26,6 +28,7 @@ class Spec:
         excluded: The names of the variables without weight decay.
         constrained: The names of the variables with a constraint.
         scaled: Whether a LossScaleOptimizer is around it.
+        fused_scale: Whether that is ours, around ours.
     """
 
     name: str
@@ -34,6 +37,7 @@ class Spec:
     excluded: tuple = ()
     constrained: tuple = ()
     scaled: bool = False
+    fused_scale: bool = False
 
 
 class Member:
@@ -59,9 +63,10 @@ class Member:
             inner.exclude_from_weight_decay(var_names=list(spec.excluded))
         self.optimizer = inner
         if spec.scaled:
-            self.optimizer = keras.optimizers.LossScaleOptimizer(
-                inner, initial_scale=4.0, dynamic_growth_steps=7
-            )
+            wrap = keras.optimizers.LossScaleOptimizer
+            if spec.fused_scale and isinstance(inner, tf_adadelta.Adadelta):
+                wrap = tf_adadelta.LossScaleOptimizer
+            self.optimizer = wrap(inner, initial_scale=4.0, dynamic_growth_steps=7)
         self.optimizer.build(self.variables)
         self.state = {v.name: v for v in (*self.variables, *inner.variables)}
         if spec.scaled:
