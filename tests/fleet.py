@@ -166,11 +166,6 @@ class Reference:
         }
 
 
-# Where Keras runs its passes in bfloat16, decay and averaging round once more, and what they round
-# goes into the next step: variables and averages drift apart by this many tolerances in 20 steps.
-DRIFT = {"float32": 1, "bfloat16": 5}
-
-
 def mismatches(fleet, expected):
     """Says where a fleet is not what is expected: a line for each variable that is off.
 
@@ -190,8 +185,6 @@ def mismatches(fleet, expected):
             assert value.shape == right.shape
             error = np.abs(value - right)
             bound = absolute + relative * largest[name]
-            if name in member.spec.shapes or name.endswith("_average"):
-                bound *= DRIFT[fleet.dtype]
             if not np.all(error <= bound):
                 worst = np.nanmax(error / bound)
                 lines.append(f"{member.spec.name}: {name} is off by {worst:.3g} tolerances")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import needs_xla
-from fleet import DRIFT, Fleet, Reference, Spec, make_grads, mismatches
+from fleet import Fleet, Reference, Spec, make_grads, mismatches
 from oracle import DTYPES, TOLERANCES, densify
 from subprocesses import check_program
 from test_optimizer import OPTIMIZERS, assert_close
@@ -186,6 +186,11 @@ def poisoned(fleets):
         return made[poison, dtype]
 
     return get
+
+
+# In bfloat16, decay and averaging round once more in Keras, and what they round goes into the next
+# step: by so many tolerances it drifts away from what is right.
+DRIFT = {"float32": 1, "bfloat16": 5}
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
