@@ -140,11 +140,10 @@ def test_sixteen_bit_is_closer_to_the_truth_than_keras(fleets, accuracy_steps, m
 
 # Gradients that are not finite.
 
-POISONS = {
-    "nan": np.nan,
-    "inf": np.inf,
-    "-inf": -np.inf,
-    "overflow": 3e38,  # Finite, but its square is not.
+POISONS = {  # One in the second step, in the matrix, and one in the third, in the scalar.
+    "nan": (np.nan, np.nan),
+    "infinities": (np.inf, -np.inf),
+    "overflow": (3e38, -3e38),  # Finite, but the square is not.
 }
 POISONED = make_specs(
     {
@@ -167,7 +166,7 @@ def poisoned_steps(poison, dtype):
         if number in (1, 2):
             name = "matrix" if number == 1 else "scalar"
             value = np.array(grads[SHAPES[name]].numpy())
-            value[(1, 2) if name == "matrix" else ()] = POISONS[poison]
+            value[(1, 2) if name == "matrix" else ()] = POISONS[poison][number - 1]
             grads[SHAPES[name]] = tf.constant(value)
         yield grads
 

@@ -16,6 +16,7 @@ bfloat16 once a step, from which Keras in bfloat16 is off by much more than a ro
 """
 
 import contextlib
+import gc
 import itertools
 import random
 
@@ -151,8 +152,11 @@ def fleets():
         fleet.reset()
         return fleet
 
+    gc.disable()  # It would look through all these graphs again and again.
     yield get
     made.clear()
+    gc.enable()
+    gc.collect()
 
 
 @contextlib.contextmanager

@@ -5,11 +5,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import needs_xla
-from test_saving import DIRECTIONS, IDS
+from test_optimizer import OPTIMIZERS
 
 import tf_adadelta
 
-OPTIMIZERS = (keras.optimizers.Adadelta, tf_adadelta.Adadelta)
 OPTIONS = {
     "learning_rate": 1.0,
     "epsilon": 1e-3,
@@ -74,7 +73,9 @@ def half_way(make, scaled):
     return model
 
 
-@pytest.mark.parametrize("writer, reader", DIRECTIONS, ids=IDS)
+@pytest.mark.parametrize(
+    "writer, reader", [OPTIMIZERS, OPTIMIZERS[::-1]], ids=["keras-to-ours", "ours-to-keras"]
+)
 @pytest.mark.parametrize("form", ["keras", "checkpoint"])
 @pytest.mark.parametrize("scaled", [False, True], ids=["alone", "LossScaleOptimizer"])
 def test_saved_half_way(tmp_path, writer, reader, form, scaled):
