@@ -80,12 +80,14 @@ class Work:
     @functools.cached_property
     def grad_tensors(self) -> list[tf.Tensor]:
         """The same gradients as tensors."""
-        return [tf.constant(grad) for grad in self.grads]
+        with tf.init_scope():  # Whoever asks first may be tracing.
+            return [tf.constant(grad) for grad in self.grads]
 
     @functools.cached_property
     def state(self) -> list[list[keras.Variable]]:
         """The variables, accums and accum_updates that are shared, all zero."""
-        return [self.zero_variables() for _ in range(3)]
+        with tf.init_scope():
+            return [self.zero_variables() for _ in range(3)]
 
     def zero_variables(self) -> list[keras.Variable]:
         """Returns a variable of zeros for each variable of the case."""
@@ -207,6 +209,7 @@ def _prepare_legacy(work: Work, stock: bool, mode: str) -> Prepared:
 
 def prepare_stock_op(work: Work) -> Prepared:
     """Prepares TensorFlow's own op, one for each variable."""
+    scalars = {"lr": LEARNING_RATE, "rho": RHO, "epsilon": EPSILON}
 
     def step() -> None:
         for variable, accum, accum_update, grad in zip(*work.state, work.grad_tensors):
@@ -214,9 +217,7 @@ def prepare_stock_op(work: Work) -> Prepared:
                 var=variable.value.handle,
                 accum=accum.value.handle,
                 accum_update=accum_update.value.handle,
-                lr=LEARNING_RATE,
-                rho=RHO,
-                epsilon=EPSILON,
+                **{name: tf.constant(value, grad.dtype) for name, value in scalars.items()},
                 grad=grad,
             )
 

@@ -2,8 +2,10 @@
 
 import functools
 import importlib.util
+import logging
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -25,13 +27,8 @@ def find_missing() -> dict[str, str]:
 
 def versions() -> dict[str, str]:
     """Returns the versions of what is installed of these."""
-    from importlib.metadata import version
-
-    return {
-        name: version(name)
-        for name in ("torch", "jax", "optax")
-        if importlib.util.find_spec(name) is not None
-    }
+    names = ("tf_keras", "torch", "jax", "optax")
+    return {name: version(name) for name in names if importlib.util.find_spec(name) is not None}
 
 
 def make_torch_optimizer(
@@ -60,6 +57,7 @@ def _prepare_torch(work: Work, foreach: bool, compiled: bool = False) -> Prepare
     sys.modules.setdefault("triton", None)
     import torch
 
+    logging.getLogger("torch").setLevel(logging.ERROR)  # It warns of missing GPUs.
     torch.set_num_threads(work.num_threads)
     grads = list(map(_as_torch, work.grads))
     parameters, optimizer = make_torch_optimizer(

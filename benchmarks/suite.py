@@ -86,6 +86,7 @@ class Suite:
 def make_cpu_suite(num_threads: int) -> Suite:
     """Returns the measurements on the CPU, by so many threads, at most one for each core."""
     load = os.getloadavg()[0]
+    tf.get_logger().setLevel("ERROR")  # It warns of models that are compiled one after the other.
     # Every framework makes one thread for each core that it may use, now or when it starts.
     cores = sorted(os.sched_getaffinity(0))[:num_threads]
     os.sched_setaffinity(0, cores)

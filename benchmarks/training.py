@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 import tf_adadelta
 from benchmarks.cases import Case, Shape
@@ -68,11 +69,13 @@ class TrainingWork(Work):
     """A model and images to train it on, besides the gradients of its variables."""
 
     @functools.cached_property
-    def data(self) -> tuple[np.ndarray, np.ndarray]:
-        """Images and labels, both random."""
+    def images(self) -> tf.data.Dataset:
+        """Images and labels, both random, in batches and in memory."""
         rng = np.random.default_rng(0)
-        shape = (self.case.images, 28, 28, 1)
-        return rng.random(shape, np.float32), rng.integers(0, 10, self.case.images)
+        images = rng.random((self.case.images, 28, 28, 1), np.float32)
+        labels = rng.integers(0, 10, self.case.images)
+        with tf.init_scope():
+            return tf.data.Dataset.from_tensor_slices((images, labels)).batch(_BATCH).cache()
 
     def make_model(self) -> keras.Model:
         """Returns the model, with the same weights at every call."""
@@ -89,10 +92,10 @@ def _prepare_fit(
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         jit_compile=jit_compile,
     )
-    images, labels = work.data
-    fit = functools.partial(model.fit, images, labels, batch_size=_BATCH, verbose=0, shuffle=False)
     return Prepared(
-        fit, lambda: [value.numpy() for value in model.weights], math.ceil(len(images) / _BATCH)
+        lambda: model.fit(work.images, verbose=0),
+        lambda: [value.numpy() for value in model.weights],
+        math.ceil(work.case.images / _BATCH),
     )
 
 
