@@ -93,7 +93,7 @@ def _prepare_fit(
         jit_compile=jit_compile,
     )
     return Prepared(
-        lambda: model.fit(work.images, verbose=0),
+        lambda: model.fit(work.images, shuffle=False, verbose=0),
         lambda: [value.numpy() for value in model.weights],
         math.ceil(work.case.images / _BATCH),
     )
