@@ -99,6 +99,7 @@ def _run_case(suite: Suite, case: Case, advance: Callable[[str], None]) -> resul
     for contestant in contestants:
         advance(f"{case.path}: building {contestant.name}")
         prepared[contestant.name] = contestant.prepare(work)
+        prepared[contestant.name].step()  # Which compiles it, or what is left of that.
 
     def summarize(samples: Samples) -> results.CaseResult:
         return results.summarize(case, contestants, samples, suite.fused)

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 
 from benchmarks.contestants import Prepared
 
-BURST_SECONDS = 0.01
-WARM_UP_SECONDS = 0.005
+BURST_SECONDS = 0.006
+WARM_UP_SECONDS = 0.003
 LEAST_ROUNDS = 9
 
 Samples = dict[str, list[float]]
@@ -63,7 +63,7 @@ def burst_on_cpu(contestant: Prepared) -> float:
     elapsed, calls = _run(contestant, WARM_UP_SECONDS)
     # Caches and thread pools still belonged to the contestant before: to a call that takes so much
     # longer than the warm-up that makes no difference.
-    if elapsed < 20 * WARM_UP_SECONDS:
+    if elapsed < 30 * WARM_UP_SECONDS:
         elapsed, calls = _run(contestant, BURST_SECONDS)
     return elapsed / calls / contestant.updates
 
