@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import keras
 import numpy as np
 import tensorflow as tf
 from tensorflow.core.function.capture import capture_container
@@ -61,8 +62,9 @@ def _nothing(inputs: Sequence[tf.Tensor], times: int = 1) -> Step:
     always = tf.Variable(True)
 
     def step() -> None:
+        condition = always.read_value()
         for _ in range(times):
-            tf.raw_ops.Assert(condition=always, data=inputs)
+            tf.raw_ops.Assert(condition=condition, data=[condition, *inputs])
 
     return step
 
@@ -128,27 +130,53 @@ def _layers(steps: dict[str, Step], count: int, rounds: int) -> list[tuple[str, 
     return [(name, float(np.median(values))) for name, values in layers.items()]
 
 
-def _eager(count: int, elements: int, calls: int = 20) -> list[tuple[str, float]]:
-    """Returns where the Python of a step in eager execution spends its time, likewise."""
-    import keras
-
+def _eager(count: int, elements: int) -> Step:
+    """Returns a step of the optimizer in eager execution."""
     variables = [keras.Variable("zeros", shape=(elements,)) for _ in range(count)]
     grads = [tf.ones([elements]) for _ in range(count)]
     optimizer = make_optimizer(tf_adadelta.Adadelta)
-    optimizer.apply(grads, variables)
+    return lambda: optimizer.apply(grads, variables)
+
+
+def _by_function(step: Step, count: int, calls: int = 20) -> list[tuple[str, float]]:
+    """Returns in which functions of Python a step spends its time, likewise."""
+    step()
     profile = cProfile.Profile()
     profile.enable()
     for _ in range(calls):
-        optimizer.apply(grads, variables)
+        step()
     profile.disable()
     spent: dict[str, float] = defaultdict(float)
     for (file, _, function), (_, _, own, _, _) in pstats.Stats(profile).stats.items():
-        package = next(
-            (name for name in ("tf_adadelta", "keras", "tensorflow") if f"/{name}/" in file), ""
-        )
+        packages = ("tf_adadelta", "keras", "tensorflow")
+        package = next((name for name in packages if f"/{name}/" in file), None)
         spent[f"{package}: {function}" if package else function] += 1e6 * own / calls / count
-    largest = sorted(spent.items(), key=lambda item: -item[1])[:12]
+    largest = sorted(spent.items(), key=lambda item: -item[1])[:10]
     return [("**all of it, under the profiler**", sum(spent.values())), *largest]
+
+
+def profile(count: int, elements: int, rounds: int) -> str:
+    """Measures so many variables of so many elements; returns tables, in Markdown."""
+    threads = tf.config.threading.get_intra_op_parallelism_threads()
+    steps = _steps(count, elements)
+    parts = [
+        "# Where the time of a variable goes",
+        f"{count:,} variables of {elements:,} elements, {threads} threads. Medians of differences.",
+        "## In tf.function",
+        _table(_layers(steps, count, rounds)),
+        "## In tf.function, by function of Python",
+        "`TFE_Py_Execute` is TensorFlow's runtime: the arguments, the executor and the operation.",
+        _table(_by_function(steps["fused"], count)),
+        "## In eager execution, by function of Python",
+        "`TFE_Py_FastPathExecute` is TensorFlow's runtime: the inputs and the operation.",
+        _table(_by_function(_eager(count, elements), count)),
+    ]
+    return "\n\n".join(parts)
+
+
+def _table(rows: Sequence[tuple[str, float]]) -> str:
+    cells = [(name, f"{value:.3f}") for name, value in rows]
+    return markdown_table(("layer", "µs a variable"), cells, "<>")
 
 
 def main() -> None:
@@ -166,22 +194,10 @@ def main() -> None:
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     tf.config.threading.set_inter_op_parallelism_threads(threads)
     tf.config.set_visible_devices([], "GPU")
-    size = (arguments.variables, arguments.elements)
-
-    def table(rows: list[tuple[str, float]]) -> str:
-        return markdown_table(
-            ("layer", "µs a variable"), [(name, f"{value:.3f}") for name, value in rows], "<>"
-        )
-
-    text = (
-        f"# Where the time of a variable goes\n\n{size[0]:,} variables of {size[1]:,} elements, "
-        f"{threads} threads.\n\n## In tf.function\n\n"
-        f"{table(_layers(_steps(*size), size[0], arguments.rounds))}\n\n"
-        f"## In eager execution, by function\n\n{table(_eager(*size))}\n"
-    )
+    text = profile(arguments.variables, arguments.elements, arguments.rounds)
     print(text)
     if arguments.output is not None:
-        arguments.output.write_text(text, encoding="utf-8")
+        arguments.output.write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
