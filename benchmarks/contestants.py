@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import importlib.util
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -73,7 +74,7 @@ class Work:
         dtype = tf.as_dtype(self.case.dtype).as_numpy_dtype
         numbers = np.random.default_rng(0).standard_normal(2**20, np.float32).astype(dtype)
         # Over and over again: to draw a hundred million takes longer than to update them.
-        return [np.resize(numbers, shape) for shape in self.case.shapes]
+        return [np.resize(numbers[: math.prod(shape)], shape) for shape in self.case.shapes]
 
     @functools.cached_property
     def grad_tensors(self) -> list[tf.Tensor]:

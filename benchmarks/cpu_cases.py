@@ -90,7 +90,7 @@ def _models() -> tuple[Case, ...]:
         _model(
             "bert-base",
             "BERT-base",
-            (*_OURS, FUSED[JIT], STOCK_OP),
+            (*_OURS, FUSED[JIT], KERAS[FUNCTION], STOCK_OP),
             shapes["bert-base"],
             seconds=12,
         ),

@@ -7,6 +7,7 @@ from pathlib import Path
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from benchmarks.names import (
     COMPILED,
@@ -97,12 +98,13 @@ def _draw_models(run: Run) -> Figure | None:
     if not cases:
         return None
     rows = max(len(_others(case)) for case in cases)
-    figure = Figure(figsize=(11, 1.2 + 0.22 * rows * ((len(cases) + 2) // 3)), layout="constrained")
-    panels = figure.subplots((len(cases) + 2) // 3, min(3, len(cases)), squeeze=False).flat
-    for panel, case in zip(panels, cases):
-        _draw_case(panel, case)
-    for panel in list(panels)[len(cases) :]:
-        panel.set_visible(False)
+    lines, columns = -(-len(cases) // 3), min(3, len(cases))
+    figure = Figure(figsize=(11, 0.9 + (0.5 + 0.2 * rows) * lines), layout="constrained")
+    grid = figure.add_gridspec(lines, columns)
+    shared = None
+    for position, case in zip(grid, cases):
+        shared = figure.add_subplot(position, sharex=shared)
+        _draw_case(shared, case, rows)
     figure.supxlabel("time over that of the fused update in the same mode", fontsize=9)
     return figure
 
@@ -115,7 +117,7 @@ def _others(case: CaseResult) -> Sequence:
     ]
 
 
-def _draw_case(panel: Axes, case: CaseResult) -> None:
+def _draw_case(panel: Axes, case: CaseResult, rows: int) -> None:
     others = _others(case)
     ratios = [row.ratio_to_fused for row in others]
     medians = [ratio.median for ratio in ratios]
@@ -134,8 +136,12 @@ def _draw_case(panel: Axes, case: CaseResult) -> None:
     panel.axvline(1, color=ACCENT, linewidth=1.5)
     panel.bar_label(bars, [f"{median:.2f}×" for median in medians], padding=4, fontsize=8)
     panel.set_title(case.name, fontsize=9)
-    panel.margins(x=0.3)
-    panel.invert_yaxis()
+    panel.margins(x=0.25)
+    panel.set_ylim(rows - 0.5, -0.5)  # The first at the top, and bars of one height in all panels.
+    panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    panel.xaxis.set_major_formatter("{x:g}")
+    panel.xaxis.set_minor_formatter(NullFormatter())
+    panel.tick_params(axis="x", labelbottom=True)
     panel.spines[["top", "right", "left"]].set_visible(False)
     panel.tick_params(axis="y", length=0)
 
