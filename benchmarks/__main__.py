@@ -1,6 +1,7 @@
 """Command line of the benchmark: `python -m benchmarks --help`."""
 
 import argparse
+import gc
 import os
 import re
 import sys
@@ -93,6 +94,7 @@ def _make_suite(parser: argparse.ArgumentParser, arguments: argparse.Namespace) 
 
 
 def _run_case(suite: Suite, case: Case, advance: Callable[[str], None]) -> results.CaseResult:
+    gc.collect()  # Graphs are cyclic, and those of the case before hold its variables.
     contestants = suite.contestants_of(case)
     work = suite.make_work(case)
     prepared = {}
