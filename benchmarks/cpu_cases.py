@@ -40,7 +40,7 @@ _ALL = (*_GRAPH, *_EAGER, COMPILED, OPTAX)
 _SMALL_TOTAL = 256_000
 
 
-def _size(name: str, elements: int, contestants: tuple[str, ...], seconds: float = 3.0) -> Case:
+def _size(name: str, elements: int, contestants: tuple[str, ...], seconds: float = 2.0) -> Case:
     return Case(
         "size",
         name,
@@ -56,8 +56,8 @@ _SIZES = (
     _size("1e4", 10**4, _ALL),
     _size("1e5", 10**5, _ALL),
     _size("1e6", 10**6, _ALL),
-    _size("1e7", 10**7, _ALL, seconds=6),
-    _size("16M", 16 * 2**20, (*_GRAPH, FUSED[EAGER], KERAS[EAGER], FOREACH, COMPILED), seconds=8),
+    _size("1e7", 10**7, _ALL, seconds=4),
+    _size("16M", 16 * 2**20, (*_GRAPH, FUSED[EAGER], KERAS[EAGER], FOREACH, COMPILED), seconds=6),
     # Keras needs a second for it in eager execution, a loop over PyTorch's operations likewise.
     _size("1e8", 10**8, (*_GRAPH, COMPILED), seconds=8),
 )
@@ -78,28 +78,28 @@ def _models() -> tuple[Case, ...]:
             "ResNet-50",
             (*_GRAPH, *_EAGER, *_LEGACY),
             shapes["resnet50"],
-            seconds=15,
+            seconds=10,
         ),
         _model(
             "mobilenet",
             "MobileNet",
             (*_GRAPH, *_TF_KERAS, FUSED[EAGER], FOREACH, OPTAX),
             shapes["mobilenet"],
-            seconds=10,
+            seconds=5,
         ),
         _model(
             "bert-base",
             "BERT-base",
             (*_OURS, FUSED[JIT], KERAS[FUNCTION], STOCK_OP),
             shapes["bert-base"],
-            seconds=12,
+            seconds=6,
         ),
         _model(
             "embedding",
             "a click model, mostly 26 embedding tables (with dense gradients)",
             (*_GRAPH, *_EAGER),
             shapes["embedding"],
-            seconds=8,
+            seconds=5,
         ),
     )
 
@@ -112,6 +112,7 @@ def _variables(count: int, contestants: tuple[str, ...]) -> Case:
         f"{count:,} variables of {size:,} elements",
         ((size,),) * count,
         contestants,
+        seconds=2.0,
     )
 
 
@@ -119,7 +120,7 @@ _VARIABLES = (
     _variables(1, _ALL),
     _variables(10, (*_GRAPH, *_EAGER, OPTAX)),
     _variables(100, (*_GRAPH, FUSED[EAGER], LOOP, FOREACH, OPTAX)),
-    _variables(1000, (*_OURS, STOCK_OP, FUSED[EAGER], LOOP, FOREACH)),
+    _variables(1000, (*_OURS, STOCK_OP, FUSED[EAGER], FOREACH)),
     # TensorFlow takes a minute and more to make a graph of so many.
     _variables(10_000, (LIMIT, FUSED[NUMPY], FOREACH)),
 )
@@ -155,13 +156,13 @@ _TOGETHER = {"global_clipnorm": 1.0, "weight_decay": 0.01, "use_ema": True}
 
 
 def _options() -> tuple[Case, ...]:
-    shapes = ((2 * 2**20,),) * 8  # Few, since each contestant is traced and compiled anew.
+    shapes = ((4 * 2**20,),) * 4  # Few, since each contestant is traced and compiled anew.
     return (
         *(
             Case(
                 "options",
                 name,
-                f"8 variables of 2 × 2²⁰ elements, {name}: {what}",
+                f"4 variables of 4 × 2²⁰ elements, {name}: {what}",
                 shapes,
                 _OPTIONS_CONTESTANTS,
                 options=options,

@@ -83,7 +83,6 @@ def _run(contestant: Prepared, seconds: float) -> tuple[float, int]:
 
 @contextlib.contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    gc.collect()
     gc.freeze()  # A graph of thousands of variables is not to be searched after each round.
     gc.disable()
     try:
