@@ -33,7 +33,8 @@ HOW_ON_CPU = """\
   order shuffled each round. A sample is the mean of a burst of calls of at least 6 ms, after a
   warm-up of at least 3 ms that is not counted (where that takes more than 0.1 s, it is the sample);
   the table has the median of the samples and their quartiles.
-- Rounds go on, 9 at least, until every ratio of the case is stable, or the case's time is over.
+- Rounds go on, 9 at least (5 where those take three times the case's time), until every ratio of
+  the case is stable, or the case's time is over.
   [Brackets] are the 95% confidence interval of a median ratio, by the order statistics. A ratio is
   marked `~` if the ends of its interval are more than 10% apart.
 - The contestants that update TensorFlow's variables in place (ours, ResourceApplyAdadelta,

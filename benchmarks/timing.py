@@ -11,6 +11,8 @@ from benchmarks.contestants import Prepared
 BURST_SECONDS = 0.006
 WARM_UP_SECONDS = 0.003
 LEAST_ROUNDS = 9
+FEWEST_ROUNDS = 5  # Where rounds take far longer than they were given.
+_LATE = 3
 
 Samples = dict[str, list[float]]
 
@@ -35,7 +37,7 @@ def measure(
         on_sample: Called with the name before each sample.
         burst: Takes a sample: the mean seconds per call of a short run of calls.
         seconds: After how long no further round is begun; there are at least `LEAST_ROUNDS`, or
-            `rounds` if that is less.
+            `rounds` if that is less, and `FEWEST_ROUNDS` if it takes three times as long.
         enough: Whether no further round is needed, asked from `LEAST_ROUNDS` on.
 
     Returns:
@@ -50,7 +52,10 @@ def measure(
                 on_sample(name)
                 samples[name].append(burst(contestants[name]))
             gc.collect()  # Between rounds, or the memory of a large case would run out.
-            if done >= LEAST_ROUNDS and (time.perf_counter() - start > seconds or enough(samples)):
+            elapsed = time.perf_counter() - start
+            if done >= LEAST_ROUNDS and (elapsed > seconds or enough(samples)):
+                break
+            if done >= FEWEST_ROUNDS and elapsed > _LATE * seconds:
                 break
     return samples
 

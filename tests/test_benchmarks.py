@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -239,7 +240,13 @@ def test_rounds_end_when_they_are_enough_or_time_is_over():
     assert rounds() == 20
     assert rounds(enough=lambda samples: True) == 9
     assert rounds(enough=lambda samples: len(samples["a"]) == 12) == 12
-    assert rounds(seconds=0) == 9
+    assert rounds(seconds=0) == 5  # Far too late for nine.
+
+    def slow(done):
+        samples = measure(contestants, 20, lambda name: time.sleep(0.002), lambda one: 1.0, **done)
+        return len(samples["a"])
+
+    assert slow({"seconds": 0.03}) == 9
 
 
 def make_suite(cases):
