@@ -68,6 +68,7 @@ def summary(run: Run) -> str:
         _targets(run.targets),
         _slower(run),
         _overview(run.cases),
+        _options(run.cases),
         _training(run.cases),
         _overheads(run.overheads),
     ]
@@ -187,6 +188,29 @@ def _overview(cases: Sequence[CaseResult]) -> str:
     if not rows:
         return ""
     return f"## Ours in short\n\n{markdown_table(header, rows, '<<>>><>')}"
+
+
+def _options(cases: Sequence[CaseResult]) -> str:
+    """The bytes of Keras's options beside the times, ours and Keras's."""
+    rows = []
+    for case in cases:
+        if case.section != "options":
+            continue
+        cells = [case.name, str(case.bytes_per_element)]
+        for mode in (FUNCTION, JIT):
+            pair = [case.row(names[mode]) for names in (FUSED, KERAS)]
+            cells += ["" if row is None else _milliseconds(row.median_ms) for row in pair]
+            ratio = case.ratio(KERAS[mode], FUSED[mode])
+            cells.append("" if ratio is None else _with_interval(ratio))
+        rows.append(tuple(cells))
+    if not rows:
+        return ""
+    sides = ("ours ms", "Keras ms", "Keras / ours")
+    header = ("options", "bytes an element", *sides, *(f"{side}, jit" for side in sides))
+    return (
+        "## What the options cost\n\nThe bytes that the update must move with them, and times in "
+        f"`tf.function` and with `jit_compile`.\n\n{markdown_table(header, rows, '<>>>>>>>')}"
+    )
 
 
 def _training(cases: Sequence[CaseResult]) -> str:

@@ -187,6 +187,19 @@ def test_report_names_what_is_unstable_missing_and_slower():
     assert "Not stable" not in calm and "Nowhere" in calm and "Not measured" not in calm
 
 
+def test_report_puts_the_bytes_of_an_option_beside_its_times():
+    case = Case("options", "use_ema", "", ((1000,),), options={"use_ema": True}, extra_bytes=8)
+    names = {LIMIT: None, FUSED[FUNCTION]: FUNCTION, KERAS[FUNCTION]: FUNCTION}
+    samples = {LIMIT: [1e-3], FUSED[FUNCTION]: [2e-3], KERAS[FUNCTION]: [8e-3]}
+    measured = results.summarize(
+        case, [Contestant(name, mode, None) for name, mode in names.items()], samples, FUSED
+    )
+    text = report.summary(make_run(cases=[measured]))
+    (line,) = [line for line in text.splitlines() if line.startswith("| use_ema")]
+    cells = [cell.strip() for cell in line.split("|")[1:-1]]
+    assert cells == ["use_ema", "36", "2.000", "8.000", "4.00 [4.00, 4.00]", "", "", ""]
+
+
 def test_plots_are_drawn_again_from_the_file(tmp_path):
     file = write_run(tmp_path / "cpu.json")
     result = run_module("benchmarks.plot", file)
