@@ -1,5 +1,6 @@
 """Fused against unfused Adadelta updates, measured in one run: `python -m benchmarks`."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -8,3 +9,6 @@ from pathlib import Path
 _CLONE = str(Path(__file__).resolve().parents[1])
 if sys.path[0] in ("", _CLONE):
     sys.path.append(sys.path.pop(0))
+
+# The progress bar is not to be torn by what TensorFlow has to say about GPUs.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")

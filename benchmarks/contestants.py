@@ -3,76 +3,94 @@
 import dataclasses
 import functools
 import importlib.util
+import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 import tf_adadelta
-from benchmarks.cases import Shape
+from benchmarks.cases import Case, Shape
+from benchmarks.names import (
+    EAGER,
+    FIT_JIT,
+    FUNCTION,
+    FUSED,
+    JIT,
+    KERAS,
+    LEGACY_EAGER,
+    LEGACY_FUNCTION,
+    LIMIT,
+    NUMPY,
+    STOCK_CLASSIC,
+    STOCK_OP,
+    TF_KERAS_EAGER,
+    TF_KERAS_FUNCTION,
+)
 
 LEARNING_RATE = 1.0
 RHO = 0.95
 EPSILON = 1e-7
 
-NUMPY = "NumPy"
-EAGER = "eager"
-FUNCTION = "tf.function"
-JIT = "jit_compile"
-LEGACY_EAGER = "legacy eager"
-LEGACY_FUNCTION = "legacy tf.function"
 
-LIMIT = "limit"
-FUSED_PREFIX = "fused "
-FUSED = {
-    NUMPY: f"{FUSED_PREFIX}(NumPy)",
-    **{mode: FUSED_PREFIX + mode for mode in (EAGER, FUNCTION, JIT, LEGACY_EAGER, LEGACY_FUNCTION)},
-}
-"""The fused contestant of each mode."""
-
-STOCK_LEGACY = {
-    LEGACY_EAGER: "tf_keras legacy eager",
-    LEGACY_FUNCTION: "tf_keras legacy tf.function",
-}
-"""The contestants of tf_keras.optimizers.legacy, which calls ResourceApplyAdadelta."""
-
-MISSING = (
-    []
-    if importlib.util.find_spec("tf_keras")
-    else [f"{' and '.join(STOCK_LEGACY.values())}: tf_keras is not installed"]
-)
-"""What is not measured, and why."""
+def find_missing() -> dict[str, str]:
+    """Returns the contestants of this module that cannot take part, and why."""
+    missing = {}
+    if importlib.util.find_spec("tf_keras") is None:
+        missing |= dict.fromkeys(STOCK_CLASSIC.values(), "tf_keras is not installed")
+    if not tf_adadelta.build_info()["xla"]:
+        missing |= dict.fromkeys(
+            (FUSED[JIT], FUSED[FIT_JIT]), "jit_compile needs TensorFlow 2.20 or newer"
+        )
+    return missing
 
 
-def zero_variables(shapes: Sequence[Shape]) -> list[keras.Variable]:
+def zero_variables(shapes: Sequence[Shape], dtype: str = "float32") -> list[keras.Variable]:
     """Returns a variable of zeros for each shape."""
-    return [keras.Variable("zeros", shape=shape, dtype="float32") for shape in shapes]
+    return [keras.Variable("zeros", shape=shape, dtype=dtype) for shape in shapes]
 
 
 class Work:
-    """The gradients of one case, and one set of variables.
+    """The gradients of one case, and one set of variables; all of it made when it is asked for.
 
     All contestants share the gradients. Those that update TensorFlow's variables in place share
     these variables too: where the pages of an array happen to lie makes a difference of up to a
     quarter on a virtual machine, and would be the luck of a contestant for the whole run.
 
     Attributes:
-        shapes: The shapes of the variables.
-        num_threads: How many threads a contestant may use.
-        grads: The gradients as NumPy arrays.
-        grad_tensors: The same gradients as tensors.
-        state: The variables, accums and accum_updates that are shared, all zero.
+        case: What is updated.
+        num_threads: How many threads the NumPy kernels may use.
     """
 
-    def __init__(self, shapes: Sequence[Shape], num_threads: int) -> None:
-        """Draws the gradients."""
-        rng = np.random.default_rng(0)
-        self.shapes = shapes
-        self.num_threads = num_threads
-        self.grads = [np.asarray(rng.standard_normal(shape, np.float32)) for shape in shapes]
-        self.grad_tensors = [tf.constant(grad) for grad in self.grads]
-        self.state = [zero_variables(shapes) for _ in range(3)]
+    def __init__(self, case: Case, num_threads: int) -> None:
+        self.case = case
+        self.num_threads = case.num_threads or num_threads
+
+    @functools.cached_property
+    def grads(self) -> list[np.ndarray]:
+        """The gradients as NumPy arrays."""
+        dtype = tf.as_dtype(self.case.dtype).as_numpy_dtype
+        numbers = np.random.default_rng(0).standard_normal(2**20, np.float32).astype(dtype)
+        # Over and over again: to draw a hundred million takes longer than to update them.
+        return [np.resize(numbers[: math.prod(shape)], shape) for shape in self.case.shapes]
+
+    @functools.cached_property
+    def grad_tensors(self) -> list[tf.Tensor]:
+        """The same gradients as tensors."""
+        with tf.init_scope():  # Whoever asks first may be tracing.
+            return [tf.constant(grad) for grad in self.grads]
+
+    @functools.cached_property
+    def state(self) -> list[list[keras.Variable]]:
+        """The variables, accums and accum_updates that are shared, all zero."""
+        with tf.init_scope():
+            return [self.zero_variables() for _ in range(3)]
+
+    def zero_variables(self) -> list[keras.Variable]:
+        """Returns a variable of zeros for each variable of the case."""
+        return zero_variables(self.case.shapes, self.case.dtype)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,10 +100,12 @@ class Prepared:
     Attributes:
         step: Does one update of all variables. What it returns means nothing.
         values: Returns the current values of the variables.
+        updates: How many updates a step really does.
     """
 
     step: Callable[[], object]
     values: Callable[[], list[np.ndarray]]
+    updates: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,15 +117,19 @@ class Contestant:
         mode: How it is executed: it is compared with the fused update in the same mode. None for
             what is no update, such as the limit.
         prepare: Makes its variables.
+        bare: Whether it does an update, or moves its bytes, and nothing else.
+        foreign: Whether it belongs to another framework, which may fail on this machine.
     """
 
     name: str
     mode: str | None
-    prepare: Callable[[Work], Prepared]
+    prepare: Callable[[Any], Prepared]
+    bare: bool = True
+    foreign: bool = False
 
 
 def _in_mode(step: Callable[[], None], mode: str) -> Callable[[], object]:
-    if mode in (EAGER, LEGACY_EAGER):
+    if mode in (EAGER, TF_KERAS_EAGER, LEGACY_EAGER):
         return step
     function = tf.function(step, autograph=False, jit_compile=mode == JIT)
     # The concrete function: what a tf.function does in Python to find it is paid once per training
@@ -114,14 +138,21 @@ def _in_mode(step: Callable[[], None], mode: str) -> Callable[[], object]:
     return function.get_concrete_function()
 
 
+def make_optimizer(
+    optimizer_class: type[keras.optimizers.Optimizer], **options: Any
+) -> keras.optimizers.Optimizer:
+    """Returns an optimizer of Keras, or ours, with the hyperparameters of the benchmark."""
+    return optimizer_class(learning_rate=LEARNING_RATE, rho=RHO, epsilon=EPSILON, **options)
+
+
 def prepare_optimizer(
     work: Work, optimizer_class: type[keras.optimizers.Optimizer], mode: str
 ) -> Prepared:
     """Prepares an optimizer of Keras, or ours."""
     # Keras puts its results into other memory at every step, unless XLA finds that it need not.
     in_place = optimizer_class is tf_adadelta.Adadelta or mode == JIT
-    variables = work.state[0] if in_place else zero_variables(work.shapes)
-    optimizer = optimizer_class(learning_rate=LEARNING_RATE, rho=RHO, epsilon=EPSILON)
+    variables = work.state[0] if in_place else work.zero_variables()
+    optimizer = make_optimizer(optimizer_class, **work.case.options)
     optimizer.build(variables)
     if in_place:
         slots = (optimizer._accumulated_grads, optimizer._accumulated_delta_vars)
@@ -130,7 +161,26 @@ def prepare_optimizer(
                 slot._value = variable.value
 
     def step() -> None:
-        optimizer.apply(work.grad_tensors, variables)
+        for _ in range(work.case.options.get("gradient_accumulation_steps", 1)):
+            optimizer.apply(work.grad_tensors, variables)
+
+    return Prepared(_in_mode(step, mode), lambda: [value.numpy() for value in variables])
+
+
+def _prepare_tf_keras(work: Work, stock: bool, mode: str) -> Prepared:
+    if stock:
+        from tf_keras.optimizers import Adadelta
+    else:
+        from tf_adadelta.tf_keras import Adadelta
+
+    state = [work.zero_variables() for _ in range(3)] if stock else work.state
+    variables, *slots = ([v.value for v in variables] for variables in state)
+    optimizer = make_optimizer(Adadelta)
+    optimizer.build(variables)
+    optimizer._accumulated_grads, optimizer._accumulated_delta_vars = slots
+
+    def step() -> None:
+        optimizer.apply_gradients(zip(work.grad_tensors, variables))
 
     return Prepared(_in_mode(step, mode), lambda: [value.numpy() for value in variables])
 
@@ -142,7 +192,7 @@ def _prepare_legacy(work: Work, stock: bool, mode: str) -> Prepared:
         from tf_adadelta.tf_keras.legacy import Adadelta
 
     variables, accums, accum_updates = ([v.value for v in state] for state in work.state)
-    optimizer = Adadelta(learning_rate=LEARNING_RATE, rho=RHO, epsilon=EPSILON)
+    optimizer = make_optimizer(Adadelta)
     optimizer._create_hypers()
     # The slots that are shared, where the optimizer would create its own.
     optimizer._slots = {
@@ -158,6 +208,7 @@ def _prepare_legacy(work: Work, stock: bool, mode: str) -> Prepared:
 
 def prepare_stock_op(work: Work) -> Prepared:
     """Prepares TensorFlow's own op, one for each variable."""
+    scalars = {"lr": LEARNING_RATE, "rho": RHO, "epsilon": EPSILON}
 
     def step() -> None:
         for variable, accum, accum_update, grad in zip(*work.state, work.grad_tensors):
@@ -165,9 +216,7 @@ def prepare_stock_op(work: Work) -> Prepared:
                 var=variable.value.handle,
                 accum=accum.value.handle,
                 accum_update=accum_update.value.handle,
-                lr=LEARNING_RATE,
-                rho=RHO,
-                epsilon=EPSILON,
+                **{name: tf.constant(value, grad.dtype) for name, value in scalars.items()},
                 grad=grad,
             )
 
@@ -176,7 +225,7 @@ def prepare_stock_op(work: Work) -> Prepared:
 
 def _prepare_kernel(work: Work, kernel: Callable[..., None]) -> Prepared:
     variables, accums, accum_updates = (
-        [np.zeros(shape, np.float32) for shape in work.shapes] for _ in range(3)
+        [np.zeros_like(grad) for grad in work.grads] for _ in range(3)
     )
 
     def step() -> None:
@@ -207,14 +256,17 @@ def _optimizer(
     return Contestant(name, mode, prepare)
 
 
-def _legacy() -> list[Contestant]:
-    if MISSING:
-        return []
+def _classic() -> list[Contestant]:
     return [
-        Contestant(name, mode, functools.partial(_prepare_legacy, stock=stock, mode=mode))
-        for stock, names in ((False, FUSED), (True, STOCK_LEGACY))
-        for mode, name in names.items()
-        if mode in STOCK_LEGACY
+        Contestant(
+            names[mode], mode, functools.partial(prepare, stock=names is STOCK_CLASSIC, mode=mode)
+        )
+        for prepare, modes in (
+            (_prepare_tf_keras, (TF_KERAS_EAGER, TF_KERAS_FUNCTION)),
+            (_prepare_legacy, (LEGACY_EAGER, LEGACY_FUNCTION)),
+        )
+        for mode in modes
+        for names in (FUSED, STOCK_CLASSIC)
     ]
 
 
@@ -222,7 +274,7 @@ CONTESTANTS = (
     _limit(),
     _fused_kernel(),
     *(_optimizer(FUSED[mode], tf_adadelta.Adadelta, mode) for mode in (EAGER, FUNCTION, JIT)),
-    *(_optimizer(f"Keras {m}", keras.optimizers.Adadelta, m) for m in (EAGER, FUNCTION, JIT)),
-    Contestant("ResourceApplyAdadelta", FUNCTION, prepare_stock_op),
-    *_legacy(),
+    *(_optimizer(KERAS[mode], keras.optimizers.Adadelta, mode) for mode in (EAGER, FUNCTION, JIT)),
+    Contestant(STOCK_OP, FUNCTION, prepare_stock_op),
+    *_classic(),
 )

@@ -14,15 +14,10 @@ import numpy as np
 import tensorflow as tf
 
 import tf_adadelta
-from benchmarks.cases import GPU_CASES, Shape
+from benchmarks.cases import Case, models
 from benchmarks.contestants import (
     EPSILON,
-    FUNCTION,
-    FUSED,
-    FUSED_PREFIX,
-    JIT,
     LEARNING_RATE,
-    LIMIT,
     RHO,
     Contestant,
     Prepared,
@@ -31,10 +26,26 @@ from benchmarks.contestants import (
     prepare_stock_op,
 )
 from benchmarks.environment import describe_environment
-from benchmarks.results import BYTES_PER_ELEMENT
+from benchmarks.frameworks import make_torch_optimizer
+from benchmarks.names import FUNCTION, FUSED, FUSED_PREFIX, JIT, LIMIT, STOCK_OP
 from benchmarks.suite import Suite
 from benchmarks.targets import make_gpu_targets
-from benchmarks.timing import BURST_SECONDS
+
+_BURST_SECONDS = 0.02
+
+_CASES = tuple(
+    Case(section, name, description, shapes, rounds=25, seconds=120)
+    for section, name, description, shapes in (
+        ("size", "100M", "One variable of 100 million elements", ((100_000_000,),)),
+        (
+            "models",
+            "resnet50",
+            "The 214 trainable variables of ResNet-50",
+            models()["resnet50"],
+        ),
+        ("variables", "200x256", "200 variables of 256 elements", ((256,),) * 200),
+    )
+)
 
 TENSORS = "PyTorch's tensors"
 GRAPH = "CUDA graph"
@@ -48,7 +59,7 @@ GPU_FUSED = {
 }
 """The fused contestant of each mode."""
 
-_HOW = f"""\
+_HOW = """\
 ## How it was measured
 
 - All contestants ran in one process, one after the other in every round, in an order shuffled each
@@ -60,7 +71,7 @@ _HOW = f"""\
   `torch.optim.Adadelta`: with `foreach=False`, with `foreach=True`, and `torch.compile`d. "CUDA
   graph" is a step that was captured once and is replayed: what Python and the launches cost the
   host is not in it.
-- GB/s counts the {BYTES_PER_ELEMENT} bytes an element that any update must move.
+- GB/s counts the 28 bytes an element that any update must move.
 - The limit is a device-to-device copy that moves as many bytes, half of them read and half written.
 - × fused is the time over that of the fused update in the same mode. It, "of the limit" and the
   targets are medians of the ratios of all rounds.
@@ -77,28 +88,23 @@ class GpuWork:
     """The gradients of one case.
 
     Attributes:
-        shapes: The shapes of the variables.
+        case: What is updated.
         device: The device of PyTorch's tensors.
+        tensorflow: The same for TensorFlow, with the variables that its contestants share.
         grads: The gradients as NumPy arrays.
         grad_tensors: The same gradients as tensors of PyTorch.
     """
 
-    def __init__(self, shapes: Sequence[Shape], device: str = "cuda") -> None:
-        """Draws the gradients."""
-        rng = np.random.default_rng(0)
-        self.shapes = shapes
+    def __init__(self, case: Case, device: str = "cuda") -> None:
+        self.case = case
         self.device = device
-        self.grads = [np.asarray(rng.standard_normal(shape, np.float32)) for shape in shapes]
+        self.tensorflow = Work(case, num_threads=1)
+        self.grads = self.tensorflow.grads
         self.grad_tensors = [_torch().from_numpy(grad).to(device) for grad in self.grads]
-
-    @functools.cached_property
-    def tensorflow(self) -> Work:
-        """The same for TensorFlow, with the variables that its contestants share."""
-        return Work(self.shapes, num_threads=0)
 
     def zeros(self) -> list[Any]:
         """Returns a tensor of zeros for each variable."""
-        return [_torch().zeros(shape, device=self.device) for shape in self.shapes]
+        return [_torch().zeros(shape, device=self.device) for shape in self.case.shapes]
 
 
 class _OnTensorFlowsStream(Prepared):
@@ -129,9 +135,12 @@ def _values_of(tensors: Sequence[Any]) -> Callable[[], list[np.ndarray]]:
 
 def _prepare_limit(work: GpuWork) -> Prepared:
     torch = _torch()
-    elements = sum(map(math.prod, work.shapes))
     source, target = (
-        torch.zeros(elements * BYTES_PER_ELEMENT // 2, dtype=torch.uint8, device=work.device)
+        torch.zeros(
+            work.case.elements * work.case.bytes_per_element // 2,
+            dtype=torch.uint8,
+            device=work.device,
+        )
         for _ in range(2)
     )
     return Prepared(lambda: target.copy_(source), list)
@@ -158,21 +167,12 @@ def prepare_torch(
     work: GpuWork, *, foreach: bool, compiled: bool = False, captured: bool = False
 ) -> Prepared:
     """Prepares PyTorch's own optimizer."""
-    torch = _torch()
-    parameters = [torch.nn.Parameter(tensor) for tensor in work.zeros()]
-    for parameter, grad in zip(parameters, work.grad_tensors):
-        parameter.grad = grad
-    optimizer = torch.optim.Adadelta(
-        parameters,
-        lr=LEARNING_RATE,
-        rho=RHO,
-        eps=EPSILON,
-        foreach=foreach,
-        capturable=captured,
+    parameters, optimizer = make_torch_optimizer(
+        work.zeros(), work.grad_tensors, foreach=foreach, capturable=captured
     )
     step = optimizer.step
     if compiled:
-        step = torch.compile(step)
+        step = _torch().compile(step)
     if captured:
         step()  # Which makes the state.
         state = [tensor for slots in optimizer.state.values() for tensor in slots.values()]
@@ -189,7 +189,7 @@ def _contestants() -> list[Contestant]:
 
     contestants = [
         Contestant(LIMIT, None, _prepare_limit),
-        Contestant(EMPTY, None, _prepare_empty),
+        Contestant(EMPTY, None, _prepare_empty, bare=False),
         fused(TENSORS),
         torch_("PyTorch for-loop", TENSORS, foreach=False),
         torch_(FOREACH, TENSORS, foreach=True),
@@ -212,7 +212,7 @@ def _contestants() -> list[Contestant]:
         for mode in (FUNCTION, JIT):
             prepare = functools.partial(prepare_optimizer, optimizer_class=optimizer, mode=mode)
             contestants.append(tensorflow(f"{name} {mode}", mode, prepare))
-    contestants.append(tensorflow("ResourceApplyAdadelta", FUNCTION, prepare_stock_op))
+    contestants.append(tensorflow(STOCK_OP, FUNCTION, prepare_stock_op))
     return contestants
 
 
@@ -222,7 +222,7 @@ def _burst(contestant: Prepared) -> float:
     contestant.step()  # Untimed: caches still belong to the contestant before.
     torch.cuda.synchronize()
     time_calls = _time_by_clock if isinstance(contestant, _OnTensorFlowsStream) else _time_by_events
-    calls = math.ceil(BURST_SECONDS / time_calls(contestant.step, 1))
+    calls = math.ceil(_BURST_SECONDS / time_calls(contestant.step, 1))
     calls = min(calls, 1000)  # More launches than that a stream does not hold.
     return time_calls(contestant.step, calls) / calls
 
@@ -290,7 +290,7 @@ def make_gpu_suite() -> Suite:
         del environment[name]
     return Suite(
         name="gpu",
-        cases=GPU_CASES,
+        cases=_CASES,
         contestants=contestants,
         fused=GPU_FUSED,
         targets=make_gpu_targets(GPU_FUSED[TENSORS], GPU_FUSED[GRAPH], EMPTY, FOREACH),

@@ -18,8 +18,9 @@ from rich.console import Console
 from rich.progress import Progress
 
 import tf_adadelta
-from benchmarks.contestants import EAGER, EPSILON, FUNCTION, JIT, LEARNING_RATE, RHO, Prepared
+from benchmarks.contestants import EPSILON, LEARNING_RATE, RHO, Prepared
 from benchmarks.environment import describe_environment
+from benchmarks.names import EAGER, FUNCTION, JIT
 from benchmarks.plot import ACCENT, BACKGROUND, MUTED, TEXT
 from benchmarks.report import markdown_table
 from benchmarks.timing import burst_on_cpu, measure
