@@ -129,7 +129,7 @@ def test_sixteen_bit_is_closer_to_the_truth_than_keras(fleets, accuracy_steps, m
     for member, right, stock in zip(fleet.members, truth, stock_errors):
         for role, ours in errors(member, right).items():
             # The largest of thousands of sums of roundings is a matter of luck, to some extent.
-            for what, luck, our, their in zip(("mean", "largest"), (1.01, 1.25), ours, stock[role]):
+            for what, luck, our, their in zip(("mean", "largest"), (1.01, 1.15), ours, stock[role]):
                 if not our <= luck * their:
                     lines.append(
                         f"{member.spec.name}: {what} error of {role or 'variables'} is {our:.3g}, "
