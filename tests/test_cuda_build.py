@@ -204,11 +204,15 @@ def registered(op):
     return registered_kernels.get_registered_kernels_for_op(op).kernel
 
 
-OPS = ("FusedAdadeltaApply", "FusedAdadeltaSparseApply")
+HANDLES = {
+    "FusedAdadeltaApply": ["vars", "accums", "accum_updates", "averages", "grad_accums"],
+    "FusedAdadeltaSparseApply": ["vars", "accums", "accum_updates", "clocks"],
+    "FusedSquaredNorms": ["grad_accums"],
+}
 
 
 @needs_cuda_build
-@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("op", HANDLES)
 def test_kernels_are_registered_for_the_gpu(op):
     on_gpu = [kernel for kernel in registered(op) if kernel.device_type == "GPU"]
     dtypes = [
@@ -219,18 +223,16 @@ def test_kernels_are_registered_for_the_gpu(op):
         for kernel in on_gpu
     ]
     served = [(dtype.name,) for dtype in ops.DTYPES]
-    handles = ["vars", "accums", "accum_updates"]
     if op == "FusedAdadeltaSparseApply":
         served = [(*dtype, index.name) for dtype in served for index in ops.INDEX_DTYPES]
-        handles.append("clocks")
     assert sorted(dtypes) == sorted(served)
-    for kernel in on_gpu:  # Everything else, the hyperparameters too, is in the GPU's memory.
-        assert list(kernel.host_memory_arg) == handles
+    for kernel in on_gpu:  # Everything else, the scalars too, is in the GPU's memory.
+        assert list(kernel.host_memory_arg) == HANDLES[op]
     if INFO["xla"]:
         assert any(kernel.device_type == "XLA_GPU_JIT" for kernel in registered(op))
 
 
-@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("op", HANDLES)
 def test_no_kernel_for_the_gpu_without_cuda(op):
     if INFO["cuda"]:
         pytest.skip("built with CUDA")
@@ -244,6 +246,7 @@ def test_custom_call_is_emitted_and_handled_on_the_gpu():
     library = (Path(tf_adadelta.__file__).parent / "_ops.so").read_bytes()
     assert b"tf_adadelta_fused_adadelta_apply\0" in library
     assert b"tf_adadelta_fused_adadelta_sparse_apply\0" in library
+    assert b"tf_adadelta_fused_squared_norms\0" in library
     assert b"CUDA\0" in library
 
 

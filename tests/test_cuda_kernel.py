@@ -1,5 +1,6 @@
 """The CUDA kernel without a GPU: every thread of it run on the host, and what nvcc makes of it."""
 
+import math
 import re
 import shutil
 import subprocess
@@ -20,7 +21,47 @@ UNLIMITED = 2**31 - 1  # Blocks a launch, on any GPU.
 def emulate(
     state, grads, learning_rate=1.0, rho=0.95, epsilon=1e-7, by_pointer=False, blocks=UNLIMITED
 ):
-    _kernels.emulate_cuda(*state, grads, learning_rate, rho, epsilon, by_pointer, blocks)
+    emulate_with(None, state, grads, learning_rate, rho, epsilon, by_pointer, blocks)
+
+
+def emulate_with(
+    options,
+    state,
+    grads,
+    learning_rate=1.0,
+    rho=0.95,
+    epsilon=1e-7,
+    by_pointer=False,
+    blocks=UNLIMITED,
+    averages=None,
+    grad_accums=None,
+):
+    """The kernels with options, or without them where `options` is None."""
+    neutral = {
+        "grad_scale": 1.0,
+        "update": True,
+        "clip_factors": None,
+        "clipvalue": math.inf,
+        "weight_decay": 0.0,
+        "ema_momentum": 0.0,
+    }
+    _kernels.emulate_cuda(
+        *state,
+        grads,
+        averages,
+        grad_accums,
+        learning_rate,
+        rho,
+        epsilon,
+        options is not None,
+        *{**neutral, **(options or {})}.values(),
+        by_pointer,
+        blocks,
+    )
+
+
+def launches_of(starts, counts, itemsize, limit, stride, options=False, buffers=(False, False)):
+    return _kernels.cuda_launches(starts, counts, options, *buffers, itemsize, limit, stride)
 
 
 @pytest.mark.parametrize("by_pointer", [False, True], ids=["values", "pointers"])
@@ -116,7 +157,7 @@ def test_launches_cover_every_element_once(itemsize):
             for begin in range(0, count, chunk)
         ]
         for limit in (UNLIMITED, 1, 3, 1000):
-            launches = _kernels.cuda_launches(starts, counts, itemsize, limit, 1)
+            launches = launches_of(starts, counts, itemsize, limit, 1)
             for number, blocks in launches:
                 assert 1 <= number <= limit
                 assert [block for block, _, _ in blocks] == list(range(number))
@@ -130,7 +171,7 @@ def test_launches_cover_every_element_once(itemsize):
 def test_number_of_launches(number, launches):
     counts = [256, 0] * number
     starts = [2048 * i for i in range(2 * number)]
-    assert len(_kernels.cuda_launches(starts, counts, 4, UNLIMITED, 1)) == launches
+    assert len(launches_of(starts, counts, 4, UNLIMITED, 1)) == launches
 
 
 @pytest.mark.parametrize(
@@ -143,7 +184,7 @@ def test_sizes_beyond_32_bits(counts, itemsize):
     firsts = np.cumsum([0, *(-(-count // chunk) for count in counts)]).tolist()
     stride = 999_983 if sum(counts) > 2**34 else 997
     done = 0
-    for number, blocks in _kernels.cuda_launches(starts, counts, itemsize, UNLIMITED, stride):
+    for number, blocks in launches_of(starts, counts, itemsize, UNLIMITED, stride):
         assert 1 <= number <= UNLIMITED
         for block, begin, end in blocks:
             tensor = int(np.searchsorted(firsts, done + block, side="right")) - 1
@@ -180,37 +221,52 @@ def architectures():
     return sorted(set(re.findall(r"compute_(\d+)", listed)), key=int)
 
 
+# Of four dtypes and two capacities: the plain kind and four with options; the norms without and
+# with grad_accums, and one kernel that adds the pieces.
+KERNELS = {"dense.cu": 4 * 2 * 5, "norms.cu": 4 * 2 * 2 + 1}
+
+
 @needs_nvcc
+@pytest.mark.parametrize("source", KERNELS)
 @pytest.mark.parametrize("architecture", architectures())
-def test_registers_hold_everything(architecture, tmp_path):
+def test_registers_hold_everything(architecture, source, tmp_path):
     """What the compiler reports of the real source: no warning, no spill, no stack."""
     result = nvcc(
-        tmp_path / "dense.o",
+        tmp_path / "kernels.o",
         f"-arch=sm_{architecture}",
         "--Werror=all-warnings",
         "-Xcompiler=-Wall,-Wextra",
         "--resource-usage",
         "-c",
+        source=source,
     )
     output = result.stdout + result.stderr
     assert result.returncode == 0 and "warning" not in output, output
     frames = re.findall(
         r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", output
     )
-    assert frames == [("0", "0", "0")] * 8, output  # Four dtypes, two capacities.
-    registers = list(map(int, re.findall(r"Used (\d+) registers", output)))
-    assert len(registers) == 8
-    # Three blocks a multiprocessor: 98,304 bytes on their way, more than any GPU's memory needs.
-    assert max(registers) <= 80, registers
+    assert frames == [("0", "0", "0")] * KERNELS[source], output
+    kernels = re.findall(r"entry function '(\w+)'.*?Used (\d+) registers", output, re.DOTALL)
+    assert len(kernels) == KERNELS[source]
+    for name, registers in kernels:
+        # Three blocks a multiprocessor: 98,304 bytes on their way, more than any GPU's memory
+        # needs. Of the six streams of all options, two blocks have as many.
+        plain = "DenseKindILb0E" in name
+        assert int(registers) <= (80 if plain else 128), (name, registers)
 
 
 @needs_nvcc
 def test_a_thread_loads_all_before_it_stores(tmp_path):
+    """And no more than the step needs: one that does not update is apart from one that does."""
     ptx = tmp_path / "dense.ptx"
     result = nvcc(ptx, "-arch=compute_90", "-ptx")
     assert result.returncode == 0, result.stderr
     kernels = ptx.read_text().split(".entry ")[1:]
-    assert len(kernels) == 8
+    assert len(kernels) == KERNELS["dense.cu"]
     for kernel in kernels:
-        accesses = re.findall(r"(ld|st)\.global\.(v4\.\w32|v2\.\w64)", kernel)
-        assert [access for access, _ in accesses] == ["ld"] * 8 + ["st"] * 6
+        flags = re.search(r"DenseKindILb\dELb(\d)ELb(\d)E", kernel).groups()
+        average, grad_accum = map(int, flags)
+        accesses = [a for a, _ in re.findall(r"(ld|st)\.global\.(v4\.\w32|v2\.\w64)", kernel)]
+        loads = 8 + 2 * average + grad_accum * (2 + 4 + 4 * average)
+        stores = 6 + 2 * average + grad_accum * (2 + 2 + 2 * average)
+        assert accesses == ["ld"] * loads + ["st"] * stores, flags

@@ -48,6 +48,14 @@ def run_sparse(call, **settings):
     kernels.fused_adadelta_sparse_apply(**call, **{"learning_rate": 1.0, **settings})
 
 
+def run_norms(grads, out, **settings):
+    kernels.squared_norms(grads, out=out, **settings)
+
+
+def make_norms(count=2, **settings):
+    return [DeviceArray(**settings) for _ in range(count)], DeviceArray((count,), ("float", 64))
+
+
 def check_returned(call):
     """Whatever was taken out of its capsule was given back, once."""
     for row in call:
@@ -84,6 +92,48 @@ def test_valid_sparse_call_says_what_is_missing(dtype, index, clocks):
     arrays = [array for row in call.values() for array in row or []]
     check_returned([arrays])
     assert all(array.deleted == 1 for array in arrays)
+
+
+@pytest.mark.parametrize("grad_accums", [True, False])
+@pytest.mark.parametrize("averages", [True, False])
+@pytest.mark.parametrize("dtype", [("float", 16), ("bfloat", 16), ("float", 32), ("float", 64)])
+def test_valid_call_with_options_says_what_is_missing(dtype, averages, grad_accums):
+    """Whatever the options are: numbers, scalars on the device, one array of factors."""
+    call = make_call(dtype=dtype)
+    factors = DeviceArray((2,), ("float", 64))
+    scalars = {
+        name: DeviceArray((), ("float", 64))
+        for name in ("grad_scale", "clipvalue", "weight_decay", "ema_momentum")
+    }
+    buffers = {}
+    if averages:
+        buffers["averages"] = [DeviceArray(dtype=dtype) for _ in range(2)]
+    if grad_accums:
+        buffers["grad_accums"] = [DeviceArray(dtype=dtype) for _ in range(2)]
+        scalars["update"] = DeviceArray((), ("float", 64))
+    with pytest.raises(RuntimeError, match=NOT_RUN):
+        run(call, clip_factors=factors, **scalars, **buffers)
+    arrays = [array for row in (*call, *buffers.values()) for array in row]
+    arrays += [factors, *scalars.values()]
+    check_returned([arrays])
+    assert all(array.deleted == 1 for array in arrays)
+    with pytest.raises(RuntimeError, match=NOT_RUN):
+        run(call, grad_scale=0.5, clipvalue=1.0, weight_decay=0.1, ema_momentum=0.9, **buffers)
+
+
+@pytest.mark.parametrize("grad_accums", [True, False])
+@pytest.mark.parametrize("dtype", [("float", 16), ("bfloat", 16), ("float", 32), ("float", 64)])
+def test_valid_call_for_norms_says_what_is_missing(dtype, grad_accums):
+    grads, out = make_norms(dtype=dtype)
+    accums = [DeviceArray(dtype=dtype) for _ in range(2)] if grad_accums else None
+    with pytest.raises(RuntimeError, match=NOT_RUN):
+        run_norms(grads, out, grad_accums=accums)
+    scalars = {name: DeviceArray((), ("float", 64)) for name in ("grad_scale", "update")}
+    with pytest.raises(RuntimeError, match=NOT_RUN):
+        run_norms(grads, out, grad_accums=accums, **scalars)
+    arrays = [*grads, out, *(accums or [])]
+    check_returned([arrays, scalars.values()])
+    assert all(array.deleted == 2 for array in arrays)
 
 
 @pytest.mark.skipif(not CUDA, reason="built without CUDA")
@@ -291,6 +341,160 @@ def test_bad_sparse_input(mistake):
     with pytest.raises(error, match=re.escape(message)):
         run_sparse(call)
     check_returned(call.values())
+
+
+def options_of(**settings):
+    """Lists and arrays of a valid call with all options, by name."""
+    names = ("variables", "accums", "accum_updates", "grads", "averages", "grad_accums")
+    lists = {name: [DeviceArray() for _ in range(2)] for name in names}
+    return {**lists, "clip_factors": DeviceArray((2,), ("float", 64)), **settings}
+
+
+BAD_OPTIONS = {
+    "averages": (lambda c: c["averages"].pop(), ValueError, "averages has 1 arrays, expected 2"),
+    "shape": (
+        lambda c: setattr(c["grad_accums"][1], "shape", (5,)),
+        ValueError,
+        "grad_accums[1] has shape (5,), expected (4,), the shape of its variable",
+    ),
+    "read-only": (
+        lambda c: setattr(c["averages"][0], "read_only", True),
+        ValueError,
+        "averages[0] is read-only",
+    ),
+    "same memory": (
+        lambda c: setattr(c["averages"][0], "address", c["grad_accums"][1].address + 12),
+        ValueError,
+        "grad_accums[1] and averages[0] share memory",
+    ),
+    "numbers": (
+        lambda c: c.update(clip_factors=[0.5, 0.5]),
+        TypeError,
+        "clip_factors is of type list, expected a float64 array on the GPU",
+    ),
+    "factors on the CPU": (
+        lambda c: c.update(clip_factors=np.ones(2)),
+        TypeError,
+        "clip_factors is of type ndarray, expected a float64 array on the GPU",
+    ),
+    "dtype of the factors": (
+        lambda c: setattr(c["clip_factors"], "dtype", ("float", 32)),
+        TypeError,
+        "clip_factors has dtype float32, expected float64",
+    ),
+    "shape of the factors": (
+        lambda c: setattr(c["clip_factors"], "shape", (3,)),
+        ValueError,
+        "clip_factors has shape (3,), expected (2,), one for each variable",
+    ),
+    "factors in a variable": (
+        lambda c: setattr(c["clip_factors"], "address", c["variables"][1].address + 8),
+        ValueError,
+        "variables[1] and clip_factors share memory",
+    ),
+    "factors on another GPU": (
+        lambda c: c.update(clip_factors=DeviceArray((2,), ("float", 64), device=(2, 1))),
+        ValueError,
+        "clip_factors is on CUDA device 1, expected 0, that of variables[0]",
+    ),
+    "scalar": (
+        lambda c: c.update(clipvalue=DeviceArray((), ("float", 32))),
+        TypeError,
+        "clipvalue has dtype float32, expected float64",
+    ),
+    "nothing to add to": (
+        lambda c: c.update(grad_accums=None, update=False),
+        ValueError,
+        "update is False, expected True where there are no grad_accums",
+    ),
+    "nothing to add to on the device": (
+        lambda c: c.update(grad_accums=None, update=DeviceArray((), ("float", 64))),
+        ValueError,
+        "update is an array, expected True where there are no grad_accums",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", BAD_OPTIONS)
+def test_bad_options(mistake):
+    spoil, error, message = BAD_OPTIONS[mistake]
+    call = options_of()
+    spoil(call)
+    with pytest.raises(error, match=re.escape(message)):
+        kernels.fused_adadelta_apply(learning_rate=1.0, **call)
+    check_returned(value if isinstance(value, list) else [value] for value in call.values())
+
+
+BAD_NORMS = {
+    "no out": (lambda c: c.update(out=None), TypeError, "out is None, expected a float64 array"),
+    "out on the CPU": (
+        lambda c: c.update(out=np.zeros(2)),
+        TypeError,
+        "out is of type ndarray, expected a float64 array on the GPU",
+    ),
+    "dtype of out": (
+        lambda c: setattr(c["out"], "dtype", ("float", 32)),
+        TypeError,
+        "out has dtype float32, expected float64",
+    ),
+    "shape of out": (
+        lambda c: setattr(c["out"], "shape", (2, 1)),
+        ValueError,
+        "out has shape (2, 1), expected (2,), one for each gradient",
+    ),
+    "read-only out": (
+        lambda c: setattr(c["out"], "read_only", True),
+        ValueError,
+        "out is read-only",
+    ),
+    "out in a gradient": (
+        lambda c: setattr(c["out"], "address", c["grads"][1].address + 8),
+        ValueError,
+        "grads[1] and out share memory",
+    ),
+    "shape": (
+        lambda c: setattr(c["grad_accums"][1], "shape", (5,)),
+        ValueError,
+        "grad_accums[1] has shape (5,), expected (4,), the shape of its gradient",
+    ),
+    "other GPU": (
+        lambda c: c["grads"].__setitem__(1, DeviceArray(device=(2, 1))),
+        ValueError,
+        "grads[1] is on CUDA device 1, expected 0, that of grads[0]",
+    ),
+    "gradients on the CPU": (
+        lambda c: c.update(grads=[np.ones(4, np.float32)] * 2),
+        TypeError,
+        "grads[0] is a numpy.ndarray, expected an array on the GPU",
+    ),
+    "threads": (
+        lambda c: c.update(num_threads=2),
+        ValueError,
+        "num_threads is 2, expected None for arrays on a GPU",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", BAD_NORMS)
+def test_bad_norms(mistake):
+    spoil, error, message = BAD_NORMS[mistake]
+    grads, out = make_norms()
+    call = {"grads": grads, "grad_accums": [DeviceArray() for _ in range(2)], "out": out}
+    spoil(call)
+    with pytest.raises(error, match=re.escape(message)):
+        kernels.squared_norms(**call)
+    check_returned(value if isinstance(value, list) else [value] for value in call.values())
+
+
+def test_settings_of_norms_that_do_not_go_with_numpy():
+    with pytest.raises(ValueError, match="out is of type ndarray, expected None for arrays on the"):
+        kernels.squared_norms(np.ones(3), out=np.zeros(1))
+    with pytest.raises(ValueError, match="stream is 1, expected None for arrays on the CPU"):
+        kernels.squared_norms(np.ones(3), stream=1)
+
+
+def test_norms_that_nobody_asks_for():
+    assert kernels.squared_norms([np.ones(3), np.ones(2)], update=False) == [0.0, 0.0]
 
 
 def test_gradients_may_be_shared_and_read_only():

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import needs_xla
-from oracle import DTYPES, Oracle, update
+from oracle import DTYPES, ROLES, OptionsOracle, Oracle, update
+from test_op_options import BUFFERS, TensorFlow, run_against_oracle
 from test_sparse_kernel import check as check_lagging
 
 import tf_adadelta
@@ -385,6 +386,113 @@ def test_bad_input_changes_nothing(door):
             assert (door.get(array) == 1).all()
 
 
+class OptionsOnDevice:
+    """The kernels with options, whose scalars and factors are on the GPU."""
+
+    def __init__(self, oracle, door):
+        self.door = door
+        self.state = {
+            role: [door.put(array) for array in oracle.stored(role)] for role in oracle.roles
+        }
+
+    def step(self, grads, learning_rate, options):
+        put = self.door.put
+        buffers = {role: arrays for role, arrays in self.state.items() if role not in ROLES}
+        grads = [put(grad) for grad in grads]
+        on_device = {name: put(np.asarray(v, np.float64)) for name, v in options.items()}
+        asked_for = {name: on_device[name] for name in ("grad_scale", "update")}
+        if "grad_accums" not in buffers:
+            del on_device["update"]
+        out = put(np.full(len(grads), np.nan))
+        kernels.squared_norms(grads, grad_accums=buffers.get("grad_accums"), out=out, **asked_for)
+        kernels.fused_adadelta_apply(
+            *(self.state[role] for role in ROLES),
+            grads,
+            learning_rate=put(np.float64(learning_rate)),
+            **buffers,
+            **on_device,
+        )
+        self.door.synchronize()
+        return self.door.get(out)
+
+    def values(self):
+        return [[self.door.get(array) for array in arrays] for arrays in self.state.values()]
+
+
+@array_doors
+@pytest.mark.parametrize("buffers", BUFFERS)
+@dtypes
+def test_options_match_oracle(door, dtype, buffers):
+    skip_dtype(door, dtype)
+    shapes = [(size,) for size in sizes(dtype)]
+    run_against_oracle(lambda oracle: OptionsOnDevice(oracle, door), dtype, shapes, buffers)
+
+
+@array_doors
+@pytest.mark.parametrize("number", [58, 59, 479, 480, 1300])
+def test_options_of_lists_of_any_length(door, number):
+    shapes = [(size,) for size in np.random.default_rng(number).integers(0, 5000, number)]
+    make_door = lambda oracle: OptionsOnDevice(oracle, door)  # noqa: E731
+    run_against_oracle(make_door, "float32", shapes, (True, True), steps=3)
+
+
+@array_doors
+def test_norms_have_the_same_bits_on_every_run(door):
+    rng = np.random.default_rng(0)
+    grads = [
+        door.put(rng.standard_normal(n).astype(np.float32)) for n in (10_000_019, 5, 0, 70_000)
+    ]
+    results = set()
+    for _ in range(10):
+        out = door.put(np.full(4, np.nan))
+        kernels.squared_norms(grads, out=out)
+        door.synchronize()
+        results.add(door.get(out).tobytes())
+    assert len(results) == 1
+    expected = [np.sum(door.get(grad).astype(np.float64) ** 2) for grad in grads]
+    np.testing.assert_allclose(np.frombuffer(results.pop()), expected, rtol=1e-12)
+
+
+@array_doors
+def test_graph_with_options_is_captured_and_replayed(door):
+    """Whether a step updates is read when the graph runs; so nothing of it waits for the GPU."""
+    oracle = OptionsOracle(True, True, [(4097,), (1,), (100,)], "float32")
+    on_device = OptionsOnDevice(oracle, door)
+    state = [on_device.state[role] for role in ROLES]
+    buffers = {role: on_device.state[role] for role in ("averages", "grad_accums")}
+    grads = oracle.new_grads()
+    device_grads = [door.put(grad) for grad in grads]
+    options = {
+        "grad_scale": 0.5,
+        "update": 0.0,
+        "clip_factors": [0.5, 1.0, 2.0],
+        "clipvalue": 0.7,
+        "weight_decay": 0.1,
+        "ema_momentum": 0.9,
+    }
+    scalars = {name: door.put(np.asarray(value)) for name, value in options.items()}
+    out = door.put(np.zeros(3))
+
+    def step():
+        settings = {name: scalars[name] for name in ("grad_scale", "update")}
+        kernels.squared_norms(device_grads, grad_accums=buffers["grad_accums"], out=out, **settings)
+        kernels.fused_adadelta_apply(*state, device_grads, learning_rate=1.0, **buffers, **scalars)
+
+    with door.stream():
+        step()  # The driver loads a kernel when it is first launched.
+    door.synchronize()
+    oracle.options_step(grads, 1.0, options)
+    replay = door.capture(step)
+    for update_now in (0.0, 1.0, 0.0, 0.0, 1.0):
+        scalars["update"][...] = update_now
+        expected = [update_now * np.sum(total**2) for total in oracle.sums(grads, 0.5)]
+        replay()
+        oracle.options_step(grads, 1.0, {**options, "update": update_now})
+        door.synchronize()
+        np.testing.assert_allclose(door.get(out), expected, rtol=1e-5)
+    oracle.check(*on_device.values())
+
+
 SPARSE_SHAPES = [(13, 5), (40,), (7, 4097), (3, 2, 3), (3000, 64)]
 
 
@@ -565,6 +673,16 @@ def test_sanitizer_finds_nothing(door, check_for):
                     for _ in range(4)
                 ]
                 kernels.fused_adadelta_apply(*arrays, learning_rate=1.0)
+                more = dict(zip(("averages", "grad_accums"), (
+                    [door.put(np.ones(len(a) + offset, dtype))[offset:] for a in arrays[0]]
+                    for _ in range(2)
+                )))
+                out = door.put(np.zeros(5))
+                kernels.squared_norms(arrays[3], grad_accums=more["grad_accums"], out=out)
+                for update in (True, False):
+                    kernels.fused_adadelta_apply(
+                        *arrays, **more, clip_factors=out, update=update, learning_rate=1.0
+                    )
                 door.synchronize()
         for dtype in ("float16", "float32", "float64"):
             for shape in ((5, 3), (700, 64), (3, 4097)):
@@ -617,6 +735,63 @@ def test_op_matches_oracle(mode, dtype):
             oracle.step(grads, learning_rate)
     assert all("GPU" in variable.device for row in state for variable in row)
     oracle.check(*([variable.numpy() for variable in row] for row in state))
+
+
+@needs_tensorflow_gpu
+@pytest.mark.parametrize("buffers", BUFFERS)
+@dtypes
+def test_op_with_options_matches_oracle(compiled, dtype, buffers):
+    def make_door(oracle):
+        return TensorFlow(oracle, compiled)
+
+    with tf.device("GPU:0"):
+        shapes = [(size,) for size in sizes(dtype)]
+        run_against_oracle(make_door, dtype, shapes, buffers)
+
+
+@needs_tensorflow_gpu
+def test_norms_of_the_op_have_the_same_bits_on_every_run(compiled):
+    rng = np.random.default_rng(0)
+    with tf.device("GPU:0"):
+        grads = [
+            tf.constant(rng.standard_normal(n), tf.float32) for n in (10_000_019, 5, 0, 70_000)
+        ]
+        step = compiled(ops.fused_squared_norms)
+        results = {step(grads).numpy().tobytes() for _ in range(10)}
+    assert len(results) == 1
+    expected = [np.sum(grad.numpy().astype(np.float64) ** 2) for grad in grads]
+    np.testing.assert_allclose(np.frombuffer(results.pop()), expected, rtol=1e-12)
+
+
+OPTIONS = {
+    "all": {"global_clipnorm": 0.5, "gradient_accumulation_steps": 3},
+    "clipnorm": {"clipnorm": 0.3, "loss_scale_factor": 4.0},
+    "clipvalue": {"clipvalue": 0.2},
+}
+
+
+@needs_tensorflow_gpu
+@tf_modes
+@pytest.mark.parametrize("options", OPTIONS)
+def test_optimizer_with_options_is_as_stock_keras(mode, options):
+    results = []
+    for make in (keras.optimizers.Adadelta, tf_adadelta.Adadelta):
+        rng = np.random.default_rng(0)
+        with tf.device("GPU:0"):
+            variables = [
+                keras.Variable(rng.standard_normal(shape), dtype="float32")
+                for shape in ((), (3,), (5, 7), (4097,))
+            ]
+            optimizer = make(
+                0.5, weight_decay=0.01, use_ema=True, ema_momentum=0.9, **OPTIONS[options]
+            )
+            optimizer.build(variables)
+            step = as_function(mode, lambda *grads: optimizer.apply(grads, variables))  # noqa: B023
+            for _ in range(20):
+                step(*(tf.constant(rng.standard_normal(v.shape), tf.float32) for v in variables))
+        results.append([v.numpy() for v in (*variables, *optimizer.variables)])
+    for actual, expected in zip(*results):
+        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-6)
 
 
 @needs_tensorflow_gpu

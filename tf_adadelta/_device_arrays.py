@@ -19,19 +19,36 @@ def is_device_array(value: Any) -> bool:
 def apply(
     kernel: Callable[..., None],
     lists: dict[str, Sequence[Any] | None],
-    hyperparameters: dict[str, Any],
+    scalars: dict[str, Any],
     stream: int | None,
+    *,
+    array: tuple[str, Any] | None = None,
 ) -> None:
     """Queues a call of a kernel of `_kernels` on lists of arrays, not all of NumPy.
 
-    A list may be None where the kernel can do without it. See `tf_adadelta.kernels` for the rest.
+    A list may be None where the kernel can do without it. `array` is the name and the value of what
+    the kernel takes besides: a float64 array, or None where it can do without. See
+    `tf_adadelta.kernels` for the rest.
     """
-    device = _check_devices(lists, hyperparameters)
+    named = [
+        (f"{name}[{i}]", value)
+        for name, values in lists.items()
+        for i, value in enumerate(values or [])
+    ]
+    named += [(name, value) for name, value in scalars.items() if is_device_array(value)]
+    if array is not None and array[1] is not None:
+        if not is_device_array(array[1]):
+            raise TypeError(
+                f"{array[0]} is of type {type(array[1]).__name__}, expected a float64 array on the "
+                "GPU, as the others are"
+            )
+        named.append(array)
+    device = _check_devices(named)
     if stream is not None and (isinstance(stream, bool) or not isinstance(stream, int)):
         raise TypeError(f"stream is {stream!r}, expected an int, the handle of a CUDA stream")
     if stream is not None and stream < 0:
         raise ValueError(f"stream is {stream}, expected the handle of a CUDA stream")
-    current = _current_stream(next(filter(None, lists.values()))[0], device)
+    current = _current_stream(named[0][1], device)
     if stream is None:
         stream = current
     # On the current stream the work follows whatever made the arrays; on another one, and where the
@@ -41,25 +58,20 @@ def apply(
     wait = _IN_ORDER if in_order else stream
     kernel(
         *(
-            None if arrays is None else [_capsule(array, wait) for array in arrays]
-            for arrays in lists.values()
+            None if values is None else [_capsule(value, wait) for value in values]
+            for values in lists.values()
         ),
+        *([] if array is None else [None if array[1] is None else _capsule(array[1], wait)]),
         *(
             _capsule(value, wait) if is_device_array(value) else float(value)
-            for value in hyperparameters.values()
+            for value in scalars.values()
         ),
         stream,
     )
 
 
-def _check_devices(lists: dict[str, Sequence[Any] | None], hyperparameters: dict[str, Any]) -> int:
-    """Returns the number of the CUDA device that all arrays are on."""
-    named = [
-        (f"{name}[{i}]", array)
-        for name, arrays in lists.items()
-        for i, array in enumerate(arrays or [])
-    ]
-    named += [(name, value) for name, value in hyperparameters.items() if is_device_array(value)]
+def _check_devices(named: Sequence[tuple[str, Any]]) -> int:
+    """Returns the number of the CUDA device that all arrays, given with their names, are on."""
     expected, expected_of = None, None
     for name, array in named:
         if isinstance(array, np.ndarray):

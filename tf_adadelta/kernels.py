@@ -36,12 +36,12 @@ def fused_adadelta_apply(
     learning_rate: Any,
     rho: Any = 0.95,
     epsilon: Any = 1e-7,
-    grad_scale: float = 1.0,
-    update: bool = True,
-    clip_factors: Sequence[float] | None = None,
-    clipvalue: float = math.inf,
-    weight_decay: float = 0.0,
-    ema_momentum: float = 0.0,
+    grad_scale: Any = 1.0,
+    update: Any = True,
+    clip_factors: Sequence[float] | Any | None = None,
+    clipvalue: Any = math.inf,
+    weight_decay: Any = 0.0,
+    ema_momentum: Any = 0.0,
     num_threads: int | None = None,
     instruction_set: str | None = None,
     stream: int | None = None,
@@ -65,8 +65,8 @@ def fused_adadelta_apply(
         average = ema_momentum * average + (1 - ema_momentum) * variable
 
     On a GPU the call only queues its work, one kernel launch for the whole list (a few for more
-    than 743 arrays), and can be captured into a CUDA graph. As with every kernel, memory that is
-    handed to another stream afterwards must wait for it.
+    than 743 variables, or than 479 with all options), and can be captured into a CUDA graph. As
+    with every kernel, memory that is handed to another stream afterwards must wait for it.
 
     Args:
         variables: An array, or a sequence of arrays of one dtype and any shapes. Updated in place.
@@ -82,12 +82,15 @@ def fused_adadelta_apply(
             GPU a float64 array without dimensions on it, which is read when the kernel runs.
         rho: The decay rate of both averages, likewise.
         epsilon: Added inside both square roots, likewise.
-        grad_scale: By which the gradients are multiplied as they come.
-        update: With `grad_accums`: False for a step that only adds the gradients to them.
-        clip_factors: By which the gradient, or the sum, of each variable is multiplied.
-        clipvalue: The largest magnitude of its elements then.
-        weight_decay: The part of itself, times the learning rate, that a variable loses first.
-        ema_momentum: The decay rate of `averages`.
+        grad_scale: By which the gradients are multiplied as they come, likewise.
+        update: With `grad_accums`: False for a step that only adds the gradients to them. With
+            arrays on a GPU also an array like `learning_rate`, 0 or 1.
+        clip_factors: By which the gradient, or the sum, of each variable is multiplied, or None.
+            Numbers; with arrays on a GPU a float64 array on it, of shape `(len(variables),)`.
+        clipvalue: The largest magnitude of its elements then, like `learning_rate`.
+        weight_decay: The part of itself, times the learning rate, that a variable loses first,
+            likewise.
+        ema_momentum: The decay rate of `averages`, likewise.
         num_threads: How many threads may work at once. Defaults to one for each core. For the CPU.
         instruction_set: One of `instruction_sets()`. Defaults to the widest. For the CPU.
         stream: The handle of the CUDA stream to queue the work on. Defaults to the current stream
@@ -111,13 +114,24 @@ def fused_adadelta_apply(
         averages=averages,
         grad_accums=grad_accums,
     )
-    if not update and grad_accums is None:
-        raise ValueError("update is False, expected True where there are no grad_accums")
+    if grad_accums is None and (_device_arrays.is_device_array(update) or not update):
+        given = "an array" if _device_arrays.is_device_array(update) else repr(update)
+        raise ValueError(f"update is {given}, expected True where there are no grad_accums")
     if not all_numpy:
         _check_for_gpu(num_threads, instruction_set)
-        hyperparameters = {"learning_rate": learning_rate, "rho": rho, "epsilon": epsilon}
+        scalars = {
+            "learning_rate": learning_rate,
+            "rho": rho,
+            "epsilon": epsilon,
+            "grad_scale": grad_scale,
+            "update": update,
+            "clipvalue": clipvalue,
+            "weight_decay": weight_decay,
+            "ema_momentum": ema_momentum,
+        }
         kernel = _kernels.fused_adadelta_apply_on_device
-        _device_arrays.apply(kernel, lists, hyperparameters, stream)
+        factors = ("clip_factors", clip_factors)
+        _device_arrays.apply(kernel, lists, scalars, stream, array=factors)
         return
     _check_for_cpu(stream)
     _kernels.fused_adadelta_apply(
@@ -241,6 +255,72 @@ def copy_streams(
     )
 
 
+def squared_norms(
+    grads: Arrays | DeviceArrays,
+    *,
+    grad_accums: Arrays | DeviceArrays | None = None,
+    grad_scale: Any = 1.0,
+    update: Any = True,
+    out: Any = None,
+    num_threads: int | None = None,
+    instruction_set: str | None = None,
+    stream: int | None = None,
+) -> list[float] | None:
+    """Returns the squared norm of `grad_accum + grad_scale * grad` for each gradient of a list.
+
+    One pass over memory. The sums are in float64, are the same to the bit on every run, and do not
+    depend on `num_threads`.
+
+    On a GPU the call only queues its work, like `fused_adadelta_apply`, and the norms are written
+    to `out`. The pieces of the sums take their memory from the pool of the CUDA driver: 8 bytes for
+    each 16 KB of the gradients.
+
+    Args:
+        grads: An array, or a sequence of arrays of one dtype and any shapes. On the CPU or on a
+            GPU, as in `fused_adadelta_apply`.
+        grad_accums: Arrays like `grads`, or None for zeros.
+        grad_scale: A number or, for a GPU, an array, as in `fused_adadelta_apply`.
+        update: False (or 0) where nobody asks for the norms, likewise. No gradient is read then,
+            and the norms are 0.
+        out: For a GPU, where it is required: a float64 array on it, of shape `(len(grads),)`.
+        num_threads: As in `fused_adadelta_apply`.
+        instruction_set: As in `fused_adadelta_apply`.
+        stream: As in `fused_adadelta_apply`.
+
+    Returns:
+        The norms; None for arrays on a GPU.
+
+    Raises:
+        TypeError: An array is neither a NumPy array nor on a CUDA device, has another dtype than
+            expected, or `out` is missing or none on the GPU.
+        ValueError: The lists differ in length; an array has another shape than its gradient, is
+            not contiguous or not aligned, or is on another device; `out` has another shape, is
+            read-only, or shares memory with another array; a setting does not go with the arrays.
+        RuntimeError: As `fused_adadelta_apply`; the memory of the GPU does not suffice.
+    """
+    lists, all_numpy = _as_lists(grads=grads, grad_accums=grad_accums)
+    if not all_numpy or _device_arrays.is_device_array(out):
+        _check_for_gpu(num_threads, instruction_set)
+        if out is None:
+            raise TypeError("out is None, expected a float64 array on the GPU for the norms")
+        scalars = {"grad_scale": grad_scale, "update": update}
+        kernel = _kernels.squared_norms_on_device
+        _device_arrays.apply(kernel, lists, scalars, stream, array=("out", out))
+        return None
+    _check_for_cpu(stream)
+    if out is not None:
+        raise ValueError(
+            f"out is of type {type(out).__name__}, expected None for arrays on the CPU"
+        )
+    return _kernels.squared_norms(
+        *lists.values(),
+        grad_scale,
+        bool(update),
+        num_threads or os.cpu_count() or 1,
+        instruction_set or "",
+    )
+
+
 def _check_for_gpu(num_threads: int | None, instruction_set: str | None) -> None:
     for name, value in (("num_threads", num_threads), ("instruction_set", instruction_set)):
         if value is not None:
@@ -250,38 +330,6 @@ def _check_for_gpu(num_threads: int | None, instruction_set: str | None) -> None
 def _check_for_cpu(stream: int | None) -> None:
     if stream is not None:
         raise ValueError(f"stream is {stream!r}, expected None for arrays on the CPU")
-
-
-def squared_norms(
-    grads: Arrays,
-    *,
-    grad_accums: Arrays | None = None,
-    grad_scale: float = 1.0,
-    num_threads: int | None = None,
-    instruction_set: str | None = None,
-) -> list[float]:
-    """Returns the squared norm of `grad_accum + grad_scale * grad` for each gradient of a list.
-
-    One pass over memory. The sums are in float64 and do not depend on `num_threads`.
-
-    Args:
-        grads: A NumPy array, or a sequence of arrays of one dtype and any shapes.
-        grad_accums: Arrays like `grads`, or None for zeros.
-        grad_scale: A number.
-        num_threads: As in `fused_adadelta_apply`.
-        instruction_set: As in `fused_adadelta_apply`.
-
-    Raises:
-        TypeError: An array is no NumPy array, or has another dtype than expected.
-        ValueError: The lists differ in length, or an array has another shape than its gradient, is
-            not contiguous or not aligned.
-    """
-    lists, all_numpy = _as_lists(grads=grads, grad_accums=grad_accums)
-    if not all_numpy:
-        raise TypeError("squared_norms takes numpy.ndarray only")
-    return _kernels.squared_norms(
-        *lists.values(), grad_scale, num_threads or os.cpu_count() or 1, instruction_set or ""
-    )
 
 
 def _as_lists(**arguments: Any) -> tuple[dict[str, list[Any] | None], bool]:

@@ -4,6 +4,7 @@
 #define TF_ADADELTA_CUDA_DENSE_H_
 
 #include <cstddef>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -23,6 +24,17 @@ struct DeviceHyperparameters {
   Scalar epsilon;
 };
 
+// What is done around the update in the same pass, as `Options` has it. By default nothing.
+struct DeviceOptions {
+  Scalar grad_scale = {nullptr, 1.0};
+  Scalar update = {nullptr, 1.0};  // 0 for a step that does not.
+  Scalar clipvalue = {nullptr, std::numeric_limits<double>::infinity()};
+  Scalar weight_decay = {nullptr, 0.0};
+  Scalar ema_momentum = {nullptr, 0.0};
+  // In device memory, one for each variable of the call; null: 1.
+  const double* clip_factors = nullptr;
+};
+
 // Where work is queued.
 struct Stream {
   static constexpr int kCurrentDevice = -1;
@@ -33,10 +45,11 @@ struct Stream {
 
 // Queues the update of every variable of the list. Allocates nothing and waits for nothing, so it
 // can be captured into a CUDA graph. The same inputs give the same bits on every run. Returns what
-// went wrong in words, empty if nothing did.
+// went wrong in words, empty if nothing did. `options` may be null where the variables have neither
+// averages nor grad_accums: then nothing of them is compiled in.
 [[nodiscard]] std::string DenseUpdate(DType dtype, const std::vector<TensorUpdate>& updates,
                                       const DeviceHyperparameters& hyperparameters,
-                                      const Stream& stream);
+                                      const DeviceOptions* options, const Stream& stream);
 
 // Queues a copy within the memory of the device. Returns like DenseUpdate.
 [[nodiscard]] std::string Copy(void* to, const void* from, size_t bytes, const Stream& stream);

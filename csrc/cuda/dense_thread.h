@@ -3,101 +3,196 @@
 #ifndef TF_ADADELTA_CUDA_DENSE_THREAD_H_
 #define TF_ADADELTA_CUDA_DENSE_THREAD_H_
 
+#include <cstddef>
 #include <cstdint>
-#include <stdexcept>
+#include <limits>
 #include <type_traits>
+#include <utility>
+#include <vector>
 
 #include "adadelta.h"
 #include "cuda/compute.h"
+#include "cuda/dense.h"
+#include "cuda/elements.h"
 #include "cuda/launch_plan.h"
 #include "storage.h"
+#include "tensor_update.h"
 
 namespace tf_adadelta::cuda {
 
-// What one instruction loads or stores.
-template <typename Storage>
-struct alignas(kVectorBytes) Vector {
-  static constexpr int kSize = kVectorBytes / sizeof(Storage);
-  Storage elements[kSize];
+struct PlainScalars {
+  DeviceHyperparameters hyperparameters;
 };
 
-// Vector `i` from an address, which a GPU accepts only at multiples of its size. The host, where
-// nobody but the tests comes by, is made to refuse others too.
-template <typename Storage>
-TF_ADADELTA_INLINE auto& VectorAt(Storage* start, int i) {
-#if !defined(__CUDA_ARCH__)
-  if (reinterpret_cast<uintptr_t>(start) % kVectorBytes != 0) {
-    throw std::logic_error("a vector is accessed at an address that is not aligned");
+struct AllScalars : PlainScalars {
+  DeviceOptions options;
+};
+
+template <int kStreams>
+struct ClippedTensor : LaunchTensor<kStreams> {
+  const double* clip_factor;  // In device memory; null: 1.
+};
+
+// The launches of the update: without options, or with them and with the buffers that go with some
+// of them.
+template <bool options, bool average, bool grad_accum>
+struct DenseKind {
+  static constexpr bool kOptions = options;
+  static constexpr bool kHasAverage = average;
+  static constexpr bool kHasGradAccum = grad_accum;
+
+  // The streams of a tensor.
+  static constexpr int kGrad = 0;
+  static constexpr int kAccum = 1;
+  static constexpr int kAccumUpdate = 2;
+  static constexpr int kVar = 3;
+  static constexpr int kAverage = kVar + (average ? 1 : 0);
+  static constexpr int kGradAccum = kAverage + (grad_accum ? 1 : 0);
+  static constexpr int kStreams = kGradAccum + 1;
+
+  static constexpr int kVectors = 2;
+  using Scalars = std::conditional_t<options, AllScalars, PlainScalars>;
+  using Tensor = std::conditional_t<options, ClippedTensor<kStreams>, LaunchTensor<kStreams>>;
+};
+
+using PlainKind = DenseKind<false, false, false>;
+
+// Calls `visit(launch)` for each launch that the update takes.
+template <typename Kind, typename Visit>
+void ForEachDenseLaunch(const std::vector<TensorUpdate>& updates, int64_t element_size,
+                        const DeviceHyperparameters& hyperparameters, const DeviceOptions* options,
+                        const Visit& visit,
+                        int64_t max_blocks = std::numeric_limits<int32_t>::max()) {
+  typename Kind::Scalars scalars;
+  scalars.hyperparameters = hyperparameters;
+  if constexpr (Kind::kOptions) scalars.options = *options;
+  std::vector<typename Kind::Tensor> tensors(updates.size());
+  for (size_t i = 0; i < updates.size(); ++i) {
+    const TensorUpdate& update = updates[i];
+    auto& tensor = tensors[i];
+    tensor.streams[Kind::kGrad] = const_cast<void*>(update.grad);
+    tensor.streams[Kind::kAccum] = update.accum;
+    tensor.streams[Kind::kAccumUpdate] = update.accum_update;
+    tensor.streams[Kind::kVar] = update.var;
+    if constexpr (Kind::kHasAverage) tensor.streams[Kind::kAverage] = update.average;
+    if constexpr (Kind::kHasGradAccum) tensor.streams[Kind::kGradAccum] = update.grad_accum;
+    tensor.count = update.count;
+    if constexpr (Kind::kOptions) {
+      tensor.clip_factor = options->clip_factors ? options->clip_factors + i : nullptr;
+    }
   }
-#endif
-  using Element = std::remove_const_t<Storage>;
-  using Result =
-      std::conditional_t<std::is_const_v<Storage>, const Vector<Element>, Vector<Element>>;
-  return reinterpret_cast<Result*>(start)[i];
+  ForEachLaunch<Kind>(std::move(tensors), element_size, scalars, visit, max_blocks);
 }
 
-template <typename Storage, typename Compute>
-TF_ADADELTA_INLINE void UpdateElement(const Scalars<Compute>& scalars, const Storage& grad,
-                                      Storage& var, Storage& accum, Storage& accum_update) {
-  Compute x = Load(var);
-  Compute a = Load(accum);
-  Compute u = Load(accum_update);
-  const Compute normalized_grad = AccumulateGradient<Compute>(scalars, Load(grad), a);
-  ApplyUpdate<Compute>(scalars, normalized_grad, x, u);
-  Store(x, &var);
-  Store(a, &accum);
-  Store(u, &accum_update);
+// Calls `use(kind)` with the kind of launches that these updates are.
+template <typename Use>
+auto WithDenseKind(const std::vector<TensorUpdate>& updates, const DeviceOptions* options,
+                   const Use& use) {
+  if (options == nullptr) return use(PlainKind());
+  const bool average = !updates.empty() && updates[0].average != nullptr;
+  const bool grad_accum = !updates.empty() && updates[0].grad_accum != nullptr;
+  if (average && grad_accum) return use(DenseKind<true, true, true>());
+  if (average) return use(DenseKind<true, true, false>());
+  if (grad_accum) return use(DenseKind<true, false, true>());
+  return use(DenseKind<true, false, false>());
 }
 
-// Thread `thread` of block `block`: every kThreads-th vector of the block's chunk, or every
-// kThreads-th element where the tensor does not start at a vector's address.
-template <typename Storage, int kCapacity>
-TF_ADADELTA_INLINE void DenseThread(const Launch<kCapacity>& launch, int32_t block, int thread) {
+// The update of an element.
+template <typename Kind, typename Compute>
+struct UpdateStep {
+  TF_ADADELTA_INLINE static constexpr bool Reads(int) { return true; }
+  TF_ADADELTA_INLINE static constexpr bool Writes(int stream) { return stream != Kind::kGrad; }
+
+  template <typename Storage>
+  TF_ADADELTA_INLINE void operator()(Storage (&element)[Kind::kStreams]) const {
+    Compute g = Load(element[Kind::kGrad]);
+    if constexpr (Kind::kHasGradAccum) {
+      g = AddGradient<Compute>(options, g, Load(element[Kind::kGradAccum]));
+      Store(Compute{0}, &element[Kind::kGradAccum]);
+    } else if constexpr (Kind::kOptions) {
+      g = options.grad_scale * g;
+    }
+    if constexpr (Kind::kOptions) g = ClipGradient<Compute>(options, g);
+    Compute x = Load(element[Kind::kVar]);
+    Compute a = Load(element[Kind::kAccum]);
+    Compute u = Load(element[Kind::kAccumUpdate]);
+    const Compute normalized_grad = AccumulateGradient<Compute>(scalars, g, a);
+    if constexpr (Kind::kOptions) {
+      x = options.variable_loss != 0 ? DecayVariable<Compute>(options, x) : x;
+    }
+    ApplyUpdate<Compute>(scalars, normalized_grad, x, u);
+    Store(x, &element[Kind::kVar]);
+    Store(a, &element[Kind::kAccum]);
+    Store(u, &element[Kind::kAccumUpdate]);
+    if constexpr (Kind::kHasAverage) {
+      Compute average = Load(element[Kind::kAverage]);
+      Store(Average<Compute>(options, x, average), &element[Kind::kAverage]);
+    }
+  }
+
+  Scalars<Compute> scalars;
+  OptionScalars<Compute> options;
+};
+
+// The same for a step that does not update.
+template <typename Kind, typename Compute>
+struct AccumulateStep {
+  TF_ADADELTA_INLINE static constexpr bool Reads(int stream) {
+    return stream == Kind::kGrad || stream == Kind::kGradAccum ||
+           (Kind::kHasAverage && (stream == Kind::kVar || stream == Kind::kAverage));
+  }
+  TF_ADADELTA_INLINE static constexpr bool Writes(int stream) {
+    return stream == Kind::kGradAccum || (Kind::kHasAverage && stream == Kind::kAverage);
+  }
+
+  template <typename Storage>
+  TF_ADADELTA_INLINE void operator()(Storage (&element)[Kind::kStreams]) const {
+    const Compute g =
+        AddGradient<Compute>(options, Load(element[Kind::kGrad]), Load(element[Kind::kGradAccum]));
+    Store(g, &element[Kind::kGradAccum]);
+    if constexpr (Kind::kHasAverage) {
+      Store(Average<Compute>(options, Load(element[Kind::kVar]), Load(element[Kind::kAverage])),
+            &element[Kind::kAverage]);
+    }
+  }
+
+  OptionScalars<Compute> options;
+};
+
+template <typename Kind, typename Compute>
+TF_ADADELTA_INLINE OptionScalars<Compute> ReadOptions(const typename Kind::Scalars& scalars,
+                                                      const typename Kind::Tensor& tensor) {
+  if constexpr (Kind::kOptions) {
+    const DeviceOptions& o = scalars.options;
+    return MakeOptionScalars<Compute>(
+        ReadScalar(o.grad_scale), tensor.clip_factor != nullptr ? *tensor.clip_factor : 1.0,
+        ReadScalar(o.clipvalue), ReadScalar(o.weight_decay),
+        ReadScalar(scalars.hyperparameters.learning_rate), ReadScalar(o.ema_momentum));
+  } else {
+    return {};
+  }
+}
+
+// Thread `thread` of block `block`.
+template <typename Storage, typename Kind, int kCapacity>
+TF_ADADELTA_INLINE void DenseThread(const Launch<Kind, kCapacity>& launch, int32_t block,
+                                    int thread) {
   using Compute = typename ComputeOf<Storage>::type;
-  constexpr int kSize = Vector<Storage>::kSize;
-  const Chunk chunk = FindChunk(launch, block, kChunkBytes / sizeof(Storage));
-  const LaunchTensor& tensor = launch.tensors[chunk.tensor];
-  Storage* const var = static_cast<Storage*>(tensor.var) + chunk.begin;
-  Storage* const accum = static_cast<Storage*>(tensor.accum) + chunk.begin;
-  Storage* const accum_update = static_cast<Storage*>(tensor.accum_update) + chunk.begin;
-  const Storage* const grad = static_cast<const Storage*>(tensor.grad) + chunk.begin;
-  const int size = static_cast<int>(chunk.end - chunk.begin);
-
-  const auto address = [](const void* pointer) { return reinterpret_cast<uintptr_t>(pointer); };
-  const bool aligned =
-      (address(var) | address(accum) | address(accum_update) | address(grad)) % kVectorBytes == 0;
-  const int vectors = aligned ? size / kSize : 0;
-
-  // All loads first: so many bytes must be on their way at once for the memory to be busy.
-  Vector<Storage> x[kVectors], a[kVectors], u[kVectors], g[kVectors];
-  TF_ADADELTA_UNROLL
-  for (int i = 0; i < kVectors; ++i) {
-    const int vector = i * kThreads + thread;
-    if (vector < vectors) {
-      g[i] = VectorAt(grad, vector);
-      a[i] = VectorAt(accum, vector);
-      u[i] = VectorAt(accum_update, vector);
-      x[i] = VectorAt(var, vector);
+  const Chunk chunk = FindChunk(launch, block, sizeof(Storage));
+  const auto& tensor = launch.tensors[chunk.tensor];
+  if constexpr (Kind::kHasGradAccum) {
+    // Before the loads, of which such a step needs fewer.
+    if (ReadScalar(launch.scalars.options.update) == 0) {
+      ForEachElement<Storage, Kind::kVectors>(tensor, chunk, thread, [&] {
+        return AccumulateStep<Kind, Compute>{ReadOptions<Kind, Compute>(launch.scalars, tensor)};
+      });
+      return;
     }
   }
-  const Scalars<Compute> scalars = ReadScalars<Compute>(launch.hyperparameters);
-  TF_ADADELTA_UNROLL
-  for (int i = 0; i < kVectors; ++i) {
-    const int vector = i * kThreads + thread;
-    if (vector < vectors) {
-      TF_ADADELTA_UNROLL
-      for (int j = 0; j < kSize; ++j) {
-        UpdateElement<Storage, Compute>(scalars, g[i].elements[j], x[i].elements[j],
-                                        a[i].elements[j], u[i].elements[j]);
-      }
-      VectorAt(var, vector) = x[i];
-      VectorAt(accum, vector) = a[i];
-      VectorAt(accum_update, vector) = u[i];
-    }
-  }
-  for (int i = vectors * kSize + thread; i < size; i += kThreads) {
-    UpdateElement<Storage, Compute>(scalars, grad[i], var[i], accum[i], accum_update[i]);
-  }
+  ForEachElement<Storage, Kind::kVectors>(tensor, chunk, thread, [&] {
+    return UpdateStep<Kind, Compute>{ReadScalars<Compute>(launch.scalars.hyperparameters),
+                                     ReadOptions<Kind, Compute>(launch.scalars, tensor)};
+  });
 }
 
 }  // namespace tf_adadelta::cuda

@@ -6,37 +6,33 @@
 #define TF_ADADELTA_CUDA_LAUNCH_PLAN_H_
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <limits>
 #include <type_traits>
 #include <vector>
 
 #include "adadelta.h"
-#include "cuda/dense.h"
-#include "tensor_update.h"
 
 namespace tf_adadelta::cuda {
 
 inline constexpr int kThreads = 256;
 inline constexpr int kVectorBytes = 16;
-// How many vectors of each stream a thread handles.
-inline constexpr int kVectors = 2;
-inline constexpr int kChunkBytes = kThreads * kVectors * kVectorBytes;
 
-// What a launch knows of a tensor.
+// The arrays that one kernel reads and writes side by side, of `count` elements each.
+template <int kStreams>
 struct LaunchTensor {
-  void* var;
-  void* accum;
-  void* accum_update;
-  const void* grad;
+  void* streams[kStreams];
   int64_t count;
 };
 
-// The parameters of one kernel launch: up to `kCapacity` tensors, none empty.
-template <int kCapacity>
+// The parameters of one kernel launch: up to `kCapacity` tensors, none empty. A `Kind` of launches
+// has what all tensors share (Scalars), what a launch knows of one (Tensor, a LaunchTensor or
+// more), and how many vectors of each stream a thread handles (kVectors).
+template <typename Kind, int kCapacity>
 struct Launch {
-  DeviceHyperparameters hyperparameters;
-  LaunchTensor tensors[kCapacity];
+  typename Kind::Scalars scalars;
+  typename Kind::Tensor tensors[kCapacity];
   int32_t first_block[kCapacity];  // Of each tensor: ascending from 0.
   int32_t num_tensors;
   int32_t num_blocks;
@@ -44,10 +40,19 @@ struct Launch {
 
 // Small lists fit into 4 KB of parameters, which cost less to launch; a kernel may have 32,764
 // bytes.
-inline constexpr int kSmallCapacity = 91;
-inline constexpr int kLargeCapacity = 743;
-static_assert(sizeof(Launch<kSmallCapacity>) <= 4096 && sizeof(Launch<kLargeCapacity>) <= 32764);
-static_assert(std::is_trivially_copyable_v<Launch<kLargeCapacity>>);
+template <typename Kind>
+constexpr int CapacityOf(size_t bytes) {
+  return static_cast<int>((bytes - sizeof(typename Kind::Scalars) - 2 * sizeof(int32_t)) /
+                          (sizeof(typename Kind::Tensor) + sizeof(int32_t)));
+}
+template <typename Kind>
+inline constexpr int kSmallCapacity = CapacityOf<Kind>(4096);
+template <typename Kind>
+inline constexpr int kLargeCapacity = CapacityOf<Kind>(32764);
+
+// How many bytes of a stream a block handles.
+template <typename Kind>
+inline constexpr int kChunkBytes = kThreads * Kind::kVectors * kVectorBytes;
 
 // Where a block works: elements [begin, end) of tensors[tensor].
 struct Chunk {
@@ -56,9 +61,10 @@ struct Chunk {
   int64_t end;
 };
 
-template <int kCapacity>
-TF_ADADELTA_INLINE Chunk FindChunk(const Launch<kCapacity>& launch, int32_t block,
-                                   int64_t chunk_elements) {
+template <typename Kind, int kCapacity>
+TF_ADADELTA_INLINE Chunk FindChunk(const Launch<Kind, kCapacity>& launch, int32_t block,
+                                   int64_t element_size) {
+  const int64_t chunk_elements = kChunkBytes<Kind> / element_size;
   int32_t tensor = 0;  // The last whose first block is not behind `block`.
   for (int32_t stop = launch.num_tensors; stop - tensor > 1;) {
     const int32_t middle = (tensor + stop) / 2;
@@ -69,41 +75,46 @@ TF_ADADELTA_INLINE Chunk FindChunk(const Launch<kCapacity>& launch, int32_t bloc
   return {tensor, begin, begin + (rest < chunk_elements ? rest : chunk_elements)};
 }
 
+// How many blocks a tensor takes.
+template <typename Kind>
+int64_t CountBlocks(int64_t count, int64_t element_size) {
+  const int64_t chunk_elements = kChunkBytes<Kind> / element_size;
+  return count / chunk_elements + (count % chunk_elements != 0);
+}
+
 namespace internal {
 
-// What remains of a tensor once its first `elements` are taken.
-inline LaunchTensor Behind(const LaunchTensor& tensor, int64_t elements, int64_t element_size) {
-  const auto advance = [&](auto* pointer) {
-    return reinterpret_cast<decltype(pointer)>(reinterpret_cast<uintptr_t>(pointer) +
-                                               static_cast<uintptr_t>(elements * element_size));
-  };
-  return {advance(tensor.var), advance(tensor.accum), advance(tensor.accum_update),
-          advance(tensor.grad), tensor.count - elements};
+// Leaves of a tensor what remains once its first `elements` are taken.
+template <int kStreams>
+void Skip(int64_t elements, int64_t element_size, LaunchTensor<kStreams>* tensor) {
+  for (void*& stream : tensor->streams) {
+    stream = reinterpret_cast<void*>(reinterpret_cast<uintptr_t>(stream) +
+                                     static_cast<uintptr_t>(elements * element_size));
+  }
+  tensor->count -= elements;
 }
 
 // Fills one launch from the tensors [next, end), and advances `next` to what did not fit.
-template <int kCapacity>
-Launch<kCapacity> TakeLaunch(int64_t element_size, int64_t max_blocks,
-                             const DeviceHyperparameters& hyperparameters,
-                             std::vector<LaunchTensor>::iterator& next,
-                             const std::vector<LaunchTensor>::iterator& end) {
-  const int64_t chunk_elements = kChunkBytes / element_size;
-  Launch<kCapacity> launch;
-  launch.hyperparameters = hyperparameters;
+template <typename Kind, int kCapacity, typename Iterator>
+Launch<Kind, kCapacity> TakeLaunch(int64_t element_size, int64_t max_blocks,
+                                   const typename Kind::Scalars& scalars, Iterator& next,
+                                   const Iterator& end) {
+  Launch<Kind, kCapacity> launch;
+  launch.scalars = scalars;
   launch.num_tensors = 0;
   int64_t blocks = 0;
   while (next != end && launch.num_tensors < kCapacity && blocks < max_blocks) {
-    const int64_t wanted = next->count / chunk_elements + (next->count % chunk_elements != 0);
+    const int64_t wanted = CountBlocks<Kind>(next->count, element_size);
     const int64_t taken = std::min(wanted, max_blocks - blocks);
-    LaunchTensor& tensor = launch.tensors[launch.num_tensors];
+    auto& tensor = launch.tensors[launch.num_tensors];
     tensor = *next;
     launch.first_block[launch.num_tensors++] = static_cast<int32_t>(blocks);
     blocks += taken;
     if (taken == wanted) {
       ++next;
     } else {
-      tensor.count = taken * chunk_elements;
-      *next = Behind(*next, tensor.count, element_size);
+      tensor.count = taken * (kChunkBytes<Kind> / element_size);
+      Skip(tensor.count, element_size, &*next);
     }
   }
   launch.num_blocks = static_cast<int32_t>(blocks);
@@ -112,23 +123,22 @@ Launch<kCapacity> TakeLaunch(int64_t element_size, int64_t max_blocks,
 
 }  // namespace internal
 
-// Calls `visit(launch)` for each launch that the update takes, with a Launch of either capacity.
-template <typename Visit>
-void ForEachLaunch(const std::vector<TensorUpdate>& updates, int64_t element_size,
-                   const DeviceHyperparameters& hyperparameters, const Visit& visit,
+// Calls `visit(launch)` for each launch that the tensors take, with a Launch of either capacity.
+template <typename Kind, typename Visit>
+void ForEachLaunch(std::vector<typename Kind::Tensor> tensors, int64_t element_size,
+                   const typename Kind::Scalars& scalars, const Visit& visit,
                    int64_t max_blocks = std::numeric_limits<int32_t>::max()) {
-  std::vector<LaunchTensor> rest;
-  rest.reserve(updates.size());
-  for (const TensorUpdate& u : updates) {
-    if (u.count > 0) rest.push_back({u.var, u.accum, u.accum_update, u.grad, u.count});
-  }
-  for (auto next = rest.begin(); next != rest.end();) {
-    if (rest.end() - next <= kSmallCapacity) {
-      visit(internal::TakeLaunch<kSmallCapacity>(element_size, max_blocks, hyperparameters, next,
-                                                 rest.end()));
+  constexpr int kSmall = kSmallCapacity<Kind>;
+  constexpr int kLarge = kLargeCapacity<Kind>;
+  static_assert(sizeof(Launch<Kind, kSmall>) <= 4096 && sizeof(Launch<Kind, kLarge>) <= 32764);
+  static_assert(std::is_trivially_copyable_v<Launch<Kind, kLarge>>);
+  const auto end = std::remove_if(tensors.begin(), tensors.end(),
+                                  [](const auto& tensor) { return tensor.count == 0; });
+  for (auto next = tensors.begin(); next != end;) {
+    if (end - next <= kSmall) {
+      visit(internal::TakeLaunch<Kind, kSmall>(element_size, max_blocks, scalars, next, end));
     } else {
-      visit(internal::TakeLaunch<kLargeCapacity>(element_size, max_blocks, hyperparameters, next,
-                                                 rest.end()));
+      visit(internal::TakeLaunch<Kind, kLarge>(element_size, max_blocks, scalars, next, end));
     }
   }
 }

@@ -5,6 +5,7 @@
 #include <cuda_runtime.h>
 
 #include <string>
+#include <type_traits>
 
 namespace tf_adadelta::cuda {
 
@@ -25,6 +26,16 @@ class CurrentDevice {
 // The error in words, empty for success. Takes it back from the runtime, where a later and innocent
 // call would find it.
 std::string Explain(cudaError_t error);
+
+// Not <<<>>>, after which the error would have to be fetched from where others leave theirs.
+template <typename... Parameters, typename... Arguments>
+cudaError_t LaunchKernel(void (*kernel)(Parameters...), dim3 blocks, int threads,
+                         cudaStream_t stream, const Arguments&... arguments) {
+  void* pointers[] = {const_cast<void*>(static_cast<const void*>(&arguments))...};
+  static_assert((std::is_same_v<Parameters, Arguments> && ...));
+  return cudaLaunchKernel(reinterpret_cast<const void*>(kernel), blocks, dim3(threads), pointers, 0,
+                          stream);
+}
 
 }  // namespace tf_adadelta::cuda
 

@@ -48,16 +48,6 @@ __global__ void __launch_bounds__(kSparseThreads)
   UpdateThread<Storage>(task, grid, blockIdx.x, blockIdx.y, static_cast<int>(threadIdx.x));
 }
 
-// Not <<<>>>, after which the error would have to be fetched from where others leave theirs.
-template <typename... Parameters, typename... Arguments>
-cudaError_t Launch(void (*kernel)(Parameters...), dim3 blocks, cudaStream_t stream,
-                   const Arguments&... arguments) {
-  void* pointers[] = {const_cast<void*>(static_cast<const void*>(&arguments))...};
-  static_assert((std::is_same_v<Parameters, Arguments> && ...));
-  return cudaLaunchKernel(reinterpret_cast<const void*>(kernel), blocks, dim3(kSparseThreads),
-                          pointers, 0, stream);
-}
-
 // The blocks of a launch with a thread for each index.
 dim3 BlocksFor(int64_t num_indices) {
   const int64_t blocks = (num_indices - 1) / kSparseThreads + 1;
@@ -94,8 +84,8 @@ cudaError_t UpdateOne(IndexType index_type, const SparseTensorUpdate& update,
   const dim3 blocks = BlocksFor(update.num_indices);
   const auto key_kernel =
       index_type == IndexType::kInt32 ? &KeyKernel<int32_t> : &KeyKernel<int64_t>;
-  cudaError_t error =
-      Launch(key_kernel, blocks, stream, update, buffers.keys[0], buffers.positions[0]);
+  cudaError_t error = LaunchKernel(key_kernel, blocks, kSparseThreads, stream, update,
+                                   buffers.keys[0], buffers.positions[0]);
   if (error != cudaSuccess || update.num_indices == 0) return error;
   error = SortPairs(workspace.temporary(memory), workspace.temporary_bytes(), update.num_indices,
                     KeyBits(update.rows), stream, &buffers);
@@ -108,12 +98,13 @@ cudaError_t UpdateOne(IndexType index_type, const SparseTensorUpdate& update,
                            buffers.positions[0],
                            buffers.positions[1],
                            reinterpret_cast<double*>(buffers.keys[1])};
-  error = Launch(&RowKernel<typename ComputeOf<Storage>::type>, blocks, stream, task);
+  error = LaunchKernel(&RowKernel<typename ComputeOf<Storage>::type>, blocks, kSparseThreads,
+                       stream, task);
   if (error != cudaSuccess || update.row_elements == 0) return error;
   const UpdateGrid grid = MakeUpdateGrid(update, kMostBlocks, kMostPieces);
-  return Launch(&UpdateKernel<Storage>,
-                dim3(static_cast<unsigned>(grid.blocks), static_cast<unsigned>(grid.pieces)),
-                stream, task, grid);
+  return LaunchKernel(&UpdateKernel<Storage>,
+                      dim3(static_cast<unsigned>(grid.blocks), static_cast<unsigned>(grid.pieces)),
+                      kSparseThreads, stream, task, grid);
 }
 
 template <typename Storage>
@@ -193,7 +184,8 @@ std::string FindBadIndex(IndexType index_type, const std::vector<SparseTensorUpd
     if (updates[i].num_indices == 0) continue;
     const auto kernel =
         index_type == IndexType::kInt32 ? &BadPositionKernel<int32_t> : &BadPositionKernel<int64_t>;
-    error = Launch(kernel, BlocksFor(updates[i].num_indices), handle, updates[i], first + i);
+    error = LaunchKernel(kernel, BlocksFor(updates[i].num_indices), kSparseThreads, handle,
+                         updates[i], first + i);
   }
   const auto read = [&](void* to, const void* from, size_t size) {
     if (error == cudaSuccess) {
@@ -220,23 +212,6 @@ std::string FindBadIndex(IndexType index_type, const std::vector<SparseTensorUpd
   if (error != cudaSuccess) return Explain(error);
   *bad = BadIndex{i, position, index, updates[i].rows};
   return "";
-}
-
-void* StreamMemory::Allocate(size_t bytes) {
-  const CurrentDevice device(stream_.device);
-  void* block = nullptr;
-  if (device.error() != cudaSuccess ||
-      cudaMallocAsync(&block, bytes, static_cast<cudaStream_t>(stream_.handle)) != cudaSuccess) {
-    cudaGetLastError();
-    return nullptr;
-  }
-  blocks_.push_back(block);
-  return block;
-}
-
-StreamMemory::~StreamMemory() {
-  const CurrentDevice device(stream_.device);
-  for (void* block : blocks_) cudaFreeAsync(block, static_cast<cudaStream_t>(stream_.handle));
 }
 
 }  // namespace tf_adadelta::cuda

@@ -3,23 +3,16 @@
 #ifndef TF_ADADELTA_CUDA_SPARSE_H_
 #define TF_ADADELTA_CUDA_SPARSE_H_
 
-#include <cstddef>
-#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "bad_index.h"
 #include "cuda/dense.h"
+#include "cuda/memory.h"
 #include "tensor_update.h"
 
 namespace tf_adadelta::cuda {
-
-// The least alignment of what Allocate returns: the most that XLA may be asked for.
-inline constexpr size_t kWorkspaceAlignment = 16;
-
-// Returns device memory for work that is queued on the stream of the call; null if there is none.
-using Allocate = std::function<void*(size_t bytes)>;
 
 // Queues the update of every variable of the list, and waits for nothing. Rows of a gradient whose
 // index is out of range are skipped. The same inputs give the same bits on every run. Returns what
@@ -38,21 +31,6 @@ bool IndicesAreChecked();
                                        const std::vector<SparseTensorUpdate>& updates,
                                        const Allocate& allocate, const Stream& stream,
                                        std::optional<BadIndex>* bad);
-
-// Device memory from the driver's own pool, taken and given back in the order of a stream.
-class StreamMemory {
- public:
-  explicit StreamMemory(const Stream& stream) : stream_(stream) {}
-  StreamMemory(const StreamMemory&) = delete;
-  StreamMemory& operator=(const StreamMemory&) = delete;
-  ~StreamMemory();
-
-  void* Allocate(size_t bytes);
-
- private:
-  Stream stream_;
-  std::vector<void*> blocks_;
-};
 
 }  // namespace tf_adadelta::cuda
 

@@ -1,5 +1,7 @@
 // What a build without CUDA answers.
 #include "cuda/dense.h"
+#include "cuda/memory.h"
+#include "cuda/norms.h"
 #include "cuda/sparse.h"
 
 namespace tf_adadelta::cuda {
@@ -11,7 +13,12 @@ constexpr char kMissing[] =
 }  // namespace
 
 std::string DenseUpdate(DType, const std::vector<TensorUpdate>&, const DeviceHyperparameters&,
-                        const Stream&) {
+                        const DeviceOptions*, const Stream&) {
+  return kMissing;
+}
+
+std::string SquaredNorms(DType, const std::vector<NormInput>&, const Scalar&, const Scalar&,
+                         double*, const Allocate&, const Stream&) {
   return kMissing;
 }
 

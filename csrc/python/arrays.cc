@@ -52,7 +52,8 @@ class Checker {
     }
   }
 
-  void Check(const ArrayView& array, const char* list, size_t i, bool written,
+  // `i` is nothing for an array that is in no list.
+  void Check(const ArrayView& array, const char* list, std::optional<size_t> i, bool written,
              const Expected& expected) {
     const Position position = {list, i, written};
     if (array.dtype != expected.dtype) {
@@ -104,10 +105,12 @@ class Checker {
  private:
   // Where an array stands in the call, such as "accums[2]".
   struct Position {
-    std::string Describe() const { return std::string(list) + "[" + std::to_string(i) + "]"; }
+    std::string Describe() const {
+      return i ? std::string(list) + "[" + std::to_string(*i) + "]" : list;
+    }
 
     const char* list;
-    size_t i;
+    std::optional<size_t> i;
     bool written;
   };
 
@@ -119,6 +122,10 @@ class Checker {
 
   std::vector<Extent> extents_;
 };
+
+Checker::Expected OneForEach(size_t count, const char* what) {
+  return {"float64", "", {static_cast<int64_t>(count)}, what};
+}
 
 constexpr char kLikeVariables[] = ", the dtype of variables[0]";
 
@@ -170,7 +177,8 @@ const std::string& NumpyViews::NameOf(const py::dtype& dtype) {
 DenseArrays::DenseArrays(const ViewList& vars, const ViewList& accums,
                          const ViewList& accum_updates, const ViewList& grads,
                          const std::optional<ViewList>& averages,
-                         const std::optional<ViewList>& grad_accums) {
+                         const std::optional<ViewList>& grad_accums,
+                         const std::optional<ArrayView>& clip_factors) {
   Checker checker;
   dtype = CheckVariables(&checker, vars, accums, accum_updates);
   checker.CheckLength("grads", grads.size(), vars.size());
@@ -191,12 +199,21 @@ DenseArrays::DenseArrays(const ViewList& vars, const ViewList& accums,
     updates.push_back({vars[i].data, accums[i].data, accum_updates[i].data, grads[i].data,
                        vars[i].size(), average, grad_accum});
   }
+  if (clip_factors) {
+    checker.Check(*clip_factors, "clip_factors", std::nullopt, /*written=*/false,
+                  OneForEach(vars.size(), "one for each variable"));
+  }
   checker.CheckOverlap();
 }
 
-NormArrays::NormArrays(const ViewList& grads, const std::optional<ViewList>& grad_accums) {
+NormArrays::NormArrays(const ViewList& grads, const std::optional<ViewList>& grad_accums,
+                       const std::optional<ArrayView>& out) {
   Checker checker;
   if (grad_accums) checker.CheckLength("grad_accums", grad_accums->size(), grads.size());
+  if (out) {
+    checker.Check(*out, "out", std::nullopt, /*written=*/true,
+                  OneForEach(grads.size(), "one for each gradient"));
+  }
   if (grads.empty()) return;
   dtype = ToDType(grads[0], "grads[0]");
   inputs.reserve(grads.size());
@@ -210,6 +227,7 @@ NormArrays::NormArrays(const ViewList& grads, const std::optional<ViewList>& gra
     inputs.push_back(
         {grads[i].data, grad_accums ? (*grad_accums)[i].data : nullptr, grads[i].size()});
   }
+  checker.CheckOverlap();
 }
 
 SparseArrays::SparseArrays(const ViewList& vars, const ViewList& accums,

@@ -46,15 +46,17 @@ class NumpyViews {
 struct DenseArrays {
   DenseArrays(const ViewList& vars, const ViewList& accums, const ViewList& accum_updates,
               const ViewList& grads, const std::optional<ViewList>& averages = std::nullopt,
-              const std::optional<ViewList>& grad_accums = std::nullopt);
+              const std::optional<ViewList>& grad_accums = std::nullopt,
+              const std::optional<ArrayView>& clip_factors = std::nullopt);
 
   DType dtype;
   std::vector<TensorUpdate> updates;
 };
 
-// The lists of a call that asks for norms, likewise.
+// The lists of a call that asks for norms, likewise, and the array `out` that they are written to.
 struct NormArrays {
-  NormArrays(const ViewList& grads, const std::optional<ViewList>& grad_accums);
+  NormArrays(const ViewList& grads, const std::optional<ViewList>& grad_accums,
+             const std::optional<ArrayView>& out = std::nullopt);
 
   DType dtype = DType::kFloat;
   std::vector<NormInput> inputs;

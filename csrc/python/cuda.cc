@@ -12,6 +12,8 @@
 
 #include "bad_index.h"
 #include "cuda/dense.h"
+#include "cuda/memory.h"
+#include "cuda/norms.h"
 #include "cuda/sparse.h"
 #include "python/arrays.h"
 #include "python/dlpack.h"
@@ -35,6 +37,11 @@ class DeviceArrays {
     return views;
   }
 
+  std::optional<std::vector<ArrayView>> Take(const std::optional<Capsules>& capsules,
+                                             const char* name) {
+    return capsules ? std::make_optional(Take(*capsules, name)) : std::nullopt;
+  }
+
   // A number, or a scalar in the memory of the device.
   cuda::Scalar TakeScalar(const py::object& value, const std::string& name) {
     if (py::isinstance<py::float_>(value)) return {nullptr, value.cast<double>()};
@@ -52,9 +59,6 @@ class DeviceArrays {
     return {static_cast<const double*>(view.data), 0.0};
   }
 
-  int device() const { return device_; }
-
- private:
   ArrayView Take(const py::object& capsule, const std::string& what) {
     arrays_.emplace_back(capsule, what);
     const dlpack::Device& device = arrays_.back().device();
@@ -68,24 +72,77 @@ class DeviceArrays {
     return arrays_.back().view();
   }
 
+  int device() const { return device_; }
+
+ private:
   std::vector<DlpackArray> arrays_;
   int device_ = cuda::Stream::kCurrentDevice;
 };
 
+cuda::Stream StreamOf(uintptr_t handle, const DeviceArrays& arrays) {
+  return {reinterpret_cast<void*>(handle), arrays.device()};
+}
+
+bool IsPlain(const std::vector<TensorUpdate>& updates, const cuda::DeviceOptions& o) {
+  const cuda::Scalar scalars[] = {o.grad_scale, o.update, o.clipvalue, o.weight_decay,
+                                  o.ema_momentum};
+  for (const cuda::Scalar& scalar : scalars) {
+    if (scalar.pointer != nullptr) return false;
+  }
+  return IsPlain(updates, Options{o.grad_scale.value, o.update.value != 0, o.clip_factors,
+                                  o.clipvalue.value, o.weight_decay.value, o.ema_momentum.value});
+}
+
 void Apply(const Capsules& variables, const Capsules& accums, const Capsules& accum_updates,
-           const Capsules& grads, const py::object& learning_rate, const py::object& rho,
-           const py::object& epsilon, uintptr_t stream) {
+           const Capsules& grads, const std::optional<Capsules>& averages,
+           const std::optional<Capsules>& grad_accums, const py::object& clip_factors,
+           const py::object& learning_rate, const py::object& rho, const py::object& epsilon,
+           const py::object& grad_scale, const py::object& update, const py::object& clipvalue,
+           const py::object& weight_decay, const py::object& ema_momentum, uintptr_t stream) {
   DeviceArrays taken;
+  std::optional<ArrayView> factors;
+  if (!clip_factors.is_none()) factors = taken.Take(clip_factors, "clip_factors");
   const DenseArrays arrays(taken.Take(variables, "variables"), taken.Take(accums, "accums"),
-                           taken.Take(accum_updates, "accum_updates"), taken.Take(grads, "grads"));
+                           taken.Take(accum_updates, "accum_updates"), taken.Take(grads, "grads"),
+                           taken.Take(averages, "averages"), taken.Take(grad_accums, "grad_accums"),
+                           factors);
   const cuda::DeviceHyperparameters hyperparameters = {
       taken.TakeScalar(learning_rate, "learning_rate"), taken.TakeScalar(rho, "rho"),
       taken.TakeScalar(epsilon, "epsilon")};
+  const cuda::DeviceOptions options = {
+      taken.TakeScalar(grad_scale, "grad_scale"),
+      taken.TakeScalar(update, "update"),
+      taken.TakeScalar(clipvalue, "clipvalue"),
+      taken.TakeScalar(weight_decay, "weight_decay"),
+      taken.TakeScalar(ema_momentum, "ema_momentum"),
+      factors ? static_cast<const double*>(factors->data) : nullptr};
+  const bool plain = IsPlain(arrays.updates, options);
   std::string error;
   {
     const py::gil_scoped_release release;  // The driver waits where its queue is full.
     error = cuda::DenseUpdate(arrays.dtype, arrays.updates, hyperparameters,
-                              {reinterpret_cast<void*>(stream), taken.device()});
+                              plain ? nullptr : &options, StreamOf(stream, taken));
+  }
+  if (!error.empty()) throw std::runtime_error(error);
+}
+
+void SquaredNorms(const Capsules& grads, const std::optional<Capsules>& grad_accums,
+                  const py::object& out, const py::object& grad_scale, const py::object& update,
+                  uintptr_t stream) {
+  DeviceArrays taken;
+  const ArrayView squared_norms = taken.Take(out, "out");
+  const NormArrays arrays(taken.Take(grads, "grads"), taken.Take(grad_accums, "grad_accums"),
+                          squared_norms);
+  const cuda::Scalar scale = taken.TakeScalar(grad_scale, "grad_scale");
+  const cuda::Scalar asked_for = taken.TakeScalar(update, "update");
+  const cuda::Stream cuda_stream = StreamOf(stream, taken);
+  std::string error;
+  {
+    const py::gil_scoped_release release;
+    cuda::StreamMemory memory(cuda_stream);
+    error = cuda::SquaredNorms(
+        arrays.dtype, arrays.inputs, scale, asked_for, static_cast<double*>(squared_norms.data),
+        [&](size_t bytes) { return memory.Allocate(bytes); }, cuda_stream);
   }
   if (!error.empty()) throw std::runtime_error(error);
 }
@@ -95,15 +152,13 @@ void SparseApply(const Capsules& variables, const Capsules& accums, const Capsul
                  const std::optional<Capsules>& clocks, const py::object& learning_rate,
                  const py::object& rho, const py::object& epsilon, uintptr_t stream) {
   DeviceArrays taken;
-  const SparseArrays arrays(
-      taken.Take(variables, "variables"), taken.Take(accums, "accums"),
-      taken.Take(accum_updates, "accum_updates"), taken.Take(grads, "grads"),
-      taken.Take(indices, "indices"),
-      clocks ? std::make_optional(taken.Take(*clocks, "clocks")) : std::nullopt);
+  const SparseArrays arrays(taken.Take(variables, "variables"), taken.Take(accums, "accums"),
+                            taken.Take(accum_updates, "accum_updates"), taken.Take(grads, "grads"),
+                            taken.Take(indices, "indices"), taken.Take(clocks, "clocks"));
   const cuda::DeviceHyperparameters hyperparameters = {
       taken.TakeScalar(learning_rate, "learning_rate"), taken.TakeScalar(rho, "rho"),
       taken.TakeScalar(epsilon, "epsilon")};
-  const cuda::Stream cuda_stream = {reinterpret_cast<void*>(stream), taken.device()};
+  const cuda::Stream cuda_stream = StreamOf(stream, taken);
   std::string error;
   std::optional<BadIndex> bad;
   {
@@ -127,6 +182,7 @@ void SparseApply(const Capsules& variables, const Capsules& accums, const Capsul
 void DefineCudaFunctions(py::module_& module) {
   module.def("fused_adadelta_apply_on_device", &Apply);
   module.def("fused_adadelta_sparse_apply_on_device", &SparseApply);
+  module.def("squared_norms_on_device", &SquaredNorms);
 }
 
 }  // namespace tf_adadelta

@@ -6,12 +6,14 @@
 #include <cmath>
 #include <cstdint>
 #include <optional>
+#include <stdexcept>
 #include <tuple>
 #include <utility>
 #include <vector>
 
 #include "cuda/dense_thread.h"
 #include "cuda/launch_plan.h"
+#include "cuda/norms_thread.h"
 #include "cuda/sparse_thread.h"
 #include "python/arrays.h"
 #include "python/cuda.h"
@@ -23,40 +25,112 @@ namespace py = pybind11;
 
 using NumpyList = std::vector<py::array>;
 
-template <typename Storage>
-void Emulate(const DenseArrays& arrays, const cuda::DeviceHyperparameters& hyperparameters,
-             int64_t max_blocks) {
-  cuda::ForEachLaunch(
-      arrays.updates, sizeof(Storage), hyperparameters,
-      [](const auto& launch) {
-        for (int32_t block = 0; block < launch.num_blocks; ++block) {
-          for (int thread = 0; thread < cuda::kThreads; ++thread) {
-            cuda::DenseThread<Storage>(launch, block, thread);
-          }
-        }
-      },
-      max_blocks);
+// Calls `use(storage)` with a value of the type that stands for `dtype`.
+template <typename Use>
+void WithStorage(DType dtype, const Use& use) {
+  switch (dtype) {
+    case DType::kHalf:
+      return use(Half{});
+    case DType::kBFloat16:
+      return use(BFloat16{});
+    case DType::kFloat:
+      return use(float{});
+    case DType::kDouble:
+      return use(double{});
+  }
 }
 
-void EmulateOnHost(const NumpyList& variables, const NumpyList& accums,
-                   const NumpyList& accum_updates, const NumpyList& grads, double learning_rate,
-                   double rho, double epsilon, bool by_pointer, int64_t max_blocks) {
-  NumpyViews views;
-  const DenseArrays arrays(views(variables), views(accums), views(accum_updates), views(grads));
-  const auto scalar = [by_pointer](const double& value) {
-    return by_pointer ? cuda::Scalar{&value, 0.0} : cuda::Scalar{nullptr, value};
-  };
-  const cuda::DeviceHyperparameters h = {scalar(learning_rate), scalar(rho), scalar(epsilon)};
-  switch (arrays.dtype) {
-    case DType::kHalf:
-      return Emulate<Half>(arrays, h, max_blocks);
-    case DType::kBFloat16:
-      return Emulate<BFloat16>(arrays, h, max_blocks);
-    case DType::kFloat:
-      return Emulate<float>(arrays, h, max_blocks);
-    case DType::kDouble:
-      return Emulate<double>(arrays, h, max_blocks);
+// Scalars as they come from Python, or in memory of their own.
+struct ScalarMaker {
+  cuda::Scalar operator()(const double& value) const {
+    return by_pointer ? cuda::Scalar{&value, std::nan("")} : cuda::Scalar{nullptr, value};
   }
+
+  bool by_pointer;
+};
+
+void EmulateOnHost(const NumpyList& variables, const NumpyList& accums,
+                   const NumpyList& accum_updates, const NumpyList& grads,
+                   const std::optional<NumpyList>& averages,
+                   const std::optional<NumpyList>& grad_accums, double learning_rate, double rho,
+                   double epsilon, bool options, double grad_scale, double update,
+                   const std::optional<std::vector<double>>& clip_factors, double clipvalue,
+                   double weight_decay, double ema_momentum, bool by_pointer, int64_t max_blocks) {
+  NumpyViews views;
+  const auto views_of = [&](const std::optional<NumpyList>& arrays) {
+    return arrays ? std::make_optional(views(*arrays)) : std::nullopt;
+  };
+  const DenseArrays arrays(views(variables), views(accums), views(accum_updates), views(grads),
+                           views_of(averages), views_of(grad_accums));
+  const ScalarMaker scalar = {by_pointer};
+  const cuda::DeviceHyperparameters h = {scalar(learning_rate), scalar(rho), scalar(epsilon)};
+  const cuda::DeviceOptions o = {
+      scalar(grad_scale),   scalar(update),       scalar(clipvalue),
+      scalar(weight_decay), scalar(ema_momentum), clip_factors ? clip_factors->data() : nullptr};
+  WithStorage(arrays.dtype, [&](auto storage) {
+    using Storage = decltype(storage);
+    cuda::WithDenseKind(arrays.updates, options ? &o : nullptr, [&](auto kind) {
+      cuda::ForEachDenseLaunch<decltype(kind)>(
+          arrays.updates, sizeof(Storage), h, options ? &o : nullptr,
+          [](const auto& launch) {
+            for (int32_t block = 0; block < launch.num_blocks; ++block) {
+              for (int thread = 0; thread < cuda::kThreads; ++thread) {
+                cuda::DenseThread<Storage>(launch, block, thread);
+              }
+            }
+          },
+          max_blocks);
+    });
+  });
+}
+
+// What a block of threads adds up to, `bring(thread)` being what each of them brings.
+template <int kBlockThreads, typename Bring>
+double AddUp(const Bring& bring) {
+  double sums[kBlockThreads];
+  for (int thread = 0; thread < kBlockThreads; ++thread) sums[thread] = bring(thread);
+  for (int half = kBlockThreads / 2; half > 0; half /= 2) {
+    for (int thread = 0; thread < kBlockThreads; ++thread) cuda::AddHalf(sums, half, thread);
+  }
+  return sums[0];
+}
+
+std::vector<double> EmulateNormsOnHost(const NumpyList& grads,
+                                       const std::optional<NumpyList>& grad_accums,
+                                       double grad_scale, double update, bool by_pointer,
+                                       int64_t max_blocks) {
+  NumpyViews views;
+  const NormArrays arrays(views(grads),
+                          grad_accums ? std::make_optional(views(*grad_accums)) : std::nullopt);
+  const ScalarMaker scalar = {by_pointer};
+  std::vector<double> squared_norms(grads.size(), std::nan(""));
+  WithStorage(arrays.dtype, [&](auto storage) {
+    using Storage = decltype(storage);
+    cuda::WithNormKind(arrays.inputs, [&](auto kind) {
+      using Kind = decltype(kind);
+      std::vector<double> pieces(cuda::CountPieces<Kind>(arrays.inputs, sizeof(Storage)),
+                                 std::nan(""));
+      cuda::ForEachSquareLaunch<Kind>(
+          arrays.inputs, sizeof(Storage), scalar(grad_scale), scalar(update), pieces.data(),
+          [](const auto& launch) {
+            for (int32_t block = 0; block < launch.num_blocks; ++block) {
+              launch.scalars.pieces[block] = AddUp<cuda::kThreads>(
+                  [&](int thread) { return cuda::SquareThread<Storage>(launch, block, thread); });
+            }
+          },
+          max_blocks);
+      cuda::ForEachPieceLaunch<Kind>(arrays.inputs, sizeof(Storage), scalar(update), pieces.data(),
+                                     squared_norms.data(), [](const cuda::PieceLaunch& launch) {
+                                       for (int tensor = 0; tensor < launch.num_tensors; ++tensor) {
+                                         launch.squared_norms[tensor] =
+                                             AddUp<cuda::kPieceThreads>([&](int thread) {
+                                               return cuda::PieceThread(launch, tensor, thread);
+                                             });
+                                       }
+                                     });
+    });
+  });
+  return squared_norms;
 }
 
 // The same for the kernels of the sparse update, with std::stable_sort in the place of CUB's sort.
@@ -122,20 +196,7 @@ std::vector<int64_t> EmulateSparseOnHost(const NumpyList& variables, const Numpy
   const auto with_index = [&](auto storage) {
     arrays.index_type == IndexType::kInt32 ? run(storage, int32_t{}) : run(storage, int64_t{});
   };
-  switch (arrays.dtype) {
-    case DType::kHalf:
-      with_index(Half{});
-      break;
-    case DType::kBFloat16:
-      with_index(BFloat16{});
-      break;
-    case DType::kFloat:
-      with_index(float{});
-      break;
-    case DType::kDouble:
-      with_index(double{});
-      break;
-  }
+  WithStorage(arrays.dtype, with_index);
   return bad_positions;
 }
 
@@ -144,27 +205,38 @@ std::vector<int64_t> EmulateSparseOnHost(const NumpyList& variables, const Numpy
 using Blocks = std::vector<std::tuple<int64_t, uintptr_t, uintptr_t>>;
 std::vector<std::tuple<int64_t, Blocks>> LaunchesOf(const std::vector<uintptr_t>& starts,
                                                     const std::vector<int64_t>& counts,
+                                                    bool options, bool average, bool grad_accum,
                                                     int64_t itemsize, int64_t max_blocks,
                                                     int64_t stride) {
   std::vector<TensorUpdate> updates;
   for (size_t i = 0; i < starts.size(); ++i) {
     void* const start = reinterpret_cast<void*>(starts[i]);
-    updates.push_back({start, start, start, start, counts[i]});
+    updates.push_back({start, start, start, start, counts[i], average ? start : nullptr,
+                       grad_accum ? start : nullptr});
   }
+  const cuda::DeviceOptions none;
+  const cuda::DeviceOptions* const o = options ? &none : nullptr;
   std::vector<std::tuple<int64_t, Blocks>> launches;
-  cuda::ForEachLaunch(
-      updates, itemsize, {},
-      [&](const auto& launch) {
-        Blocks blocks;
-        for (int64_t block = 0; block < launch.num_blocks; block += stride) {
-          const cuda::Chunk chunk =
-              cuda::FindChunk(launch, static_cast<int32_t>(block), cuda::kChunkBytes / itemsize);
-          const auto start = reinterpret_cast<uintptr_t>(launch.tensors[chunk.tensor].var);
-          blocks.emplace_back(block, start + chunk.begin * itemsize, start + chunk.end * itemsize);
-        }
-        launches.emplace_back(launch.num_blocks, std::move(blocks));
-      },
-      max_blocks);
+  cuda::WithDenseKind(updates, o, [&](auto kind) {
+    cuda::ForEachDenseLaunch<decltype(kind)>(
+        updates, itemsize, {}, o,
+        [&](const auto& launch) {
+          Blocks blocks;
+          for (int64_t block = 0; block < launch.num_blocks; block += stride) {
+            const cuda::Chunk chunk =
+                cuda::FindChunk(launch, static_cast<int32_t>(block), itemsize);
+            const auto& streams = launch.tensors[chunk.tensor].streams;
+            const auto start = reinterpret_cast<uintptr_t>(streams[0]);
+            for (const void* stream : streams) {
+              if (stream != streams[0]) throw std::logic_error("the streams have gone apart");
+            }
+            blocks.emplace_back(block, start + chunk.begin * itemsize,
+                                start + chunk.end * itemsize);
+          }
+          launches.emplace_back(launch.num_blocks, std::move(blocks));
+        },
+        max_blocks);
+  });
   return launches;
 }
 
@@ -174,7 +246,9 @@ void DefineCudaEmulation(py::module_& module) {
   module.def("emulate_cuda", &EmulateOnHost);
   module.def("emulate_cuda_sparse", &EmulateSparseOnHost);
   module.def("cuda_launches", &LaunchesOf);
-  module.attr("CUDA_CHUNK_BYTES") = cuda::kChunkBytes;
+  module.def("emulate_cuda_norms", &EmulateNormsOnHost);
+  module.attr("CUDA_CHUNK_BYTES") = cuda::kChunkBytes<cuda::PlainKind>;
+  module.attr("CUDA_NORM_CHUNK_BYTES") = cuda::kChunkBytes<cuda::NormKind<false>>;
 }
 
 }  // namespace tf_adadelta

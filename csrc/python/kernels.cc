@@ -90,11 +90,12 @@ void RunCopy(const ArrayList& variables, const ArrayList& accums, const ArrayLis
 }
 
 std::vector<double> RunNorms(const ArrayList& grads, const std::optional<ArrayList>& grad_accums,
-                             double grad_scale, int num_threads,
+                             double grad_scale, bool update, int num_threads,
                              const std::string& instruction_set) {
   NumpyViews views;
   const NormArrays arrays(views(grads), ViewsOf(views, grad_accums));
   std::vector<double> squared_norms(grads.size());
+  if (!update) return squared_norms;
   Run(num_threads, instruction_set, [&](const Workers& workers, const InstructionSet& set) {
     SquaredNorms(arrays.dtype, arrays.inputs, grad_scale, squared_norms.data(), workers, set);
   });

@@ -1,19 +1,20 @@
 // The ops on the GPU: TensorFlow's variables, stream and memory, handed to the kernels.
 //
-// Every input but the handles is in device memory, the hyperparameters too: reading one on the host
-// would wait for the GPU at every step.
+// Every input but the handles is in device memory, the scalars too: reading one on the host would
+// wait for the GPU at every step.
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "bad_index.h"
 #include "cuda/dense.h"
+#include "cuda/norms.h"
 #include "cuda/sparse.h"
 #include "tensorflow/calls.h"
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/dtype.h"
 #include "tensorflow/inputs.h"
-#include "tensorflow/shapes.h"
+#include "tensorflow/layouts.h"
 #include "tensorflow/variables.h"
 #include "xla/stream_executor/stream.h"
 
@@ -50,7 +51,7 @@ cuda::Stream StreamOf(OpKernelContext* ctx) {
   return {ctx->op_device_context()->stream()->platform_specific_handle().stream};
 }
 
-// Makes the variables of a call ready to be written, like Prepare of the CPU's kernels.
+// Makes the variables of a call ready to be written, like the CPU's kernels.
 absl::Status Prepare(OpKernelContext* ctx, const Inputs& inputs, tensorflow::DataType dtype,
                      const cuda::Stream& stream, LockedVariables* vars) {
   TF_RETURN_IF_ERROR(vars->FindAndLock(ctx, inputs));
@@ -58,90 +59,154 @@ absl::Status Prepare(OpKernelContext* ctx, const Inputs& inputs, tensorflow::Dat
   return Unshare(ctx, inputs, *vars, stream);
 }
 
-cuda::DeviceHyperparameters HyperparametersOf(OpKernelContext* ctx, const Inputs& inputs) {
-  const auto scalar = [&](int input) {
-    return cuda::Scalar{static_cast<const double*>(ctx->input(input).data()), 0.0};
-  };
-  return {scalar(inputs.at(Inputs::kLearningRate)), scalar(inputs.at(Inputs::kRho)),
-          scalar(inputs.at(Inputs::kEpsilon))};
+const double* ScalarsOf(OpKernelContext* ctx, const Inputs& inputs, Inputs::List list) {
+  return static_cast<const double*>(ctx->input(inputs.at(list)).data());
 }
 
-template <typename T>
-class FusedAdadeltaApplyGpuOp : public tensorflow::OpKernel {
+cuda::Scalar ScalarOf(OpKernelContext* ctx, const Inputs& inputs, Inputs::List list) {
+  return {ScalarsOf(ctx, inputs, list), 0.0};
+}
+
+cuda::DeviceHyperparameters HyperparametersOf(OpKernelContext* ctx, const Inputs& inputs) {
+  return {ScalarOf(ctx, inputs, Inputs::kLearningRate), ScalarOf(ctx, inputs, Inputs::kRho),
+          ScalarOf(ctx, inputs, Inputs::kEpsilon)};
+}
+
+std::optional<cuda::DeviceOptions> OptionsOf(OpKernelContext* ctx, const Inputs& inputs) {
+  if (!inputs.has(Inputs::kGradScale)) return std::nullopt;
+  return cuda::DeviceOptions{
+      ScalarOf(ctx, inputs, Inputs::kGradScale),   ScalarOf(ctx, inputs, Inputs::kUpdate),
+      ScalarOf(ctx, inputs, Inputs::kClipvalue),   ScalarOf(ctx, inputs, Inputs::kWeightDecay),
+      ScalarOf(ctx, inputs, Inputs::kEmaMomentum), ScalarsOf(ctx, inputs, Inputs::kClipFactors)};
+}
+
+// The memory that a call works in. TensorFlow gives what is freed only to what comes later on the
+// same stream, so it may go when the work is queued.
+class Workspace {
  public:
-  explicit FusedAdadeltaApplyGpuOp(tensorflow::OpKernelConstruction* ctx) : OpKernel(ctx) {}
+  explicit Workspace(OpKernelContext* ctx) : ctx_(ctx) {}
+
+  cuda::Allocate allocate() {
+    return [this](size_t bytes) -> void* {
+      status_ = ctx_->allocate_temp(tensorflow::DT_UINT8,
+                                    tensorflow::TensorShape({static_cast<int64_t>(bytes)}),
+                                    &memory_.emplace_back());
+      return status_.ok() ? memory_.back().data() : nullptr;
+    };
+  }
+
+  // Of what was asked for last.
+  const absl::Status& status() const { return status_; }
+
+ private:
+  OpKernelContext* ctx_;
+  std::vector<Tensor> memory_;
+  absl::Status status_;
+};
+
+class FusedGpuOp : public tensorflow::OpKernel {
+ public:
+  explicit FusedGpuOp(tensorflow::OpKernelConstruction* ctx) : OpKernel(ctx) {}
+
+ protected:
+  const Inputs& inputs() const { return *inputs_; }
+
+  std::optional<Inputs> inputs_;
+};
+
+template <typename T>
+class FusedAdadeltaApplyGpuOp : public FusedGpuOp {
+ public:
+  explicit FusedAdadeltaApplyGpuOp(tensorflow::OpKernelConstruction* ctx) : FusedGpuOp(ctx) {
+    OP_REQUIRES_OK(ctx, GetDenseLayout(ctx, &inputs_));
+  }
 
   void Compute(OpKernelContext* ctx) override {
-    const Inputs inputs = Inputs::Dense((ctx->num_inputs() - Inputs::kNumScalars) / 4);
     const cuda::Stream stream = StreamOf(ctx);
     LockedVariables vars;
-    OP_REQUIRES_OK(ctx, Prepare(ctx, inputs, tensorflow::DataTypeToEnum<T>::value, stream, &vars));
-    OP_REQUIRES_OK(ctx, ToStatus(cuda::DenseUpdate(DTypeOf<T>(), UpdatesOf(ctx, inputs, vars),
-                                                   HyperparametersOf(ctx, inputs), stream)));
+    OP_REQUIRES_OK(ctx,
+                   Prepare(ctx, inputs(), tensorflow::DataTypeToEnum<T>::value, stream, &vars));
+    const std::optional<cuda::DeviceOptions> options = OptionsOf(ctx, inputs());
+    OP_REQUIRES_OK(ctx, ToStatus(cuda::DenseUpdate(DTypeOf<T>(), UpdatesOf(ctx, inputs(), vars),
+                                                   HyperparametersOf(ctx, inputs()),
+                                                   options ? &*options : nullptr, stream)));
   }
 };
 
 template <typename T, typename Index>
-class FusedAdadeltaSparseApplyGpuOp : public tensorflow::OpKernel {
+class FusedAdadeltaSparseApplyGpuOp : public FusedGpuOp {
  public:
-  explicit FusedAdadeltaSparseApplyGpuOp(tensorflow::OpKernelConstruction* ctx) : OpKernel(ctx) {
-    OP_REQUIRES_OK(ctx, ctx->GetAttr("N", &num_variables_));
-    OP_REQUIRES_OK(ctx, ctx->GetAttr("num_clocks", &num_clocks_));
-    OP_REQUIRES_OK(ctx, CheckNumClocks(num_variables_, num_clocks_));
+  explicit FusedAdadeltaSparseApplyGpuOp(tensorflow::OpKernelConstruction* ctx) : FusedGpuOp(ctx) {
+    OP_REQUIRES_OK(ctx, GetSparseLayout(ctx, &inputs_));
   }
 
   void Compute(OpKernelContext* ctx) override {
-    const Inputs inputs = Inputs::Sparse(num_variables_, num_clocks_ > 0);
+    constexpr IndexType kIndexType = IndexTypeOf<Index>();
     const cuda::Stream stream = StreamOf(ctx);
     LockedVariables vars;
-    OP_REQUIRES_OK(ctx, Prepare(ctx, inputs, tensorflow::DataTypeToEnum<T>::value, stream, &vars));
-    const std::vector<SparseTensorUpdate> updates = SparseUpdatesOf(ctx, inputs, vars);
-    // TensorFlow gives freed memory only to what comes later on the same stream.
-    std::vector<Tensor> memory;
-    absl::Status allocated;
-    const auto allocate = [&](size_t bytes) -> void* {
-      allocated = ctx->allocate_temp(tensorflow::DT_UINT8,
-                                     tensorflow::TensorShape({static_cast<int64_t>(bytes)}),
-                                     &memory.emplace_back());
-      return allocated.ok() ? memory.back().data() : nullptr;
-    };
+    OP_REQUIRES_OK(ctx,
+                   Prepare(ctx, inputs(), tensorflow::DataTypeToEnum<T>::value, stream, &vars));
+    const std::vector<SparseTensorUpdate> updates = SparseUpdatesOf(ctx, inputs(), vars);
+    Workspace workspace(ctx);
     if (cuda::IndicesAreChecked()) {
       std::optional<BadIndex> bad;
-      const std::string error = cuda::FindBadIndex(kIndexType, updates, allocate, stream, &bad);
-      OP_REQUIRES_OK(ctx, allocated);
+      const std::string error =
+          cuda::FindBadIndex(kIndexType, updates, workspace.allocate(), stream, &bad);
+      OP_REQUIRES_OK(ctx, workspace.status());
       OP_REQUIRES_OK(ctx, ToStatus(error));
-      OP_REQUIRES(ctx, !bad, OutOfRange(ctx, inputs, *bad));
+      OP_REQUIRES(ctx, !bad, OutOfRange(ctx, inputs(), *bad));
     }
-    const std::string error = cuda::SparseUpdate(DTypeOf<T>(), kIndexType, updates,
-                                                 HyperparametersOf(ctx, inputs), allocate, stream);
-    OP_REQUIRES_OK(ctx, allocated);
+    const std::string error =
+        cuda::SparseUpdate(DTypeOf<T>(), kIndexType, updates, HyperparametersOf(ctx, inputs()),
+                           workspace.allocate(), stream);
+    OP_REQUIRES_OK(ctx, workspace.status());
     OP_REQUIRES_OK(ctx, ToStatus(error));
   }
+};
 
- private:
-  static constexpr IndexType kIndexType = IndexTypeOf<Index>();
+template <typename T>
+class FusedSquaredNormsGpuOp : public FusedGpuOp {
+ public:
+  explicit FusedSquaredNormsGpuOp(tensorflow::OpKernelConstruction* ctx) : FusedGpuOp(ctx) {
+    OP_REQUIRES_OK(ctx, GetNormsLayout(ctx, &inputs_));
+  }
 
-  int num_variables_;
-  int num_clocks_;
+  void Compute(OpKernelContext* ctx) override {
+    LockedVariables vars;
+    OP_REQUIRES_OK(ctx, vars.FindAndLock(ctx, inputs()));
+    OP_REQUIRES_OK(ctx, vars.Validate(ctx, inputs(), tensorflow::DataTypeToEnum<T>::value));
+    Tensor* squared_norms;
+    OP_REQUIRES_OK(ctx, ctx->allocate_output(0, {inputs().num_variables()}, &squared_norms));
+    Workspace workspace(ctx);
+    const std::string error = cuda::SquaredNorms(
+        DTypeOf<T>(), NormInputsOf(ctx, inputs(), vars),
+        ScalarOf(ctx, inputs(), Inputs::kGradScale), ScalarOf(ctx, inputs(), Inputs::kUpdate),
+        static_cast<double*>(squared_norms->data()), workspace.allocate(), StreamOf(ctx));
+    OP_REQUIRES_OK(ctx, workspace.status());
+    OP_REQUIRES_OK(ctx, ToStatus(error));
+  }
 };
 
 // A handle is a value of the host; what it names is on the device.
-#define ON_GPU(op)                    \
-  Name(op)                            \
-      .Device(tensorflow::DEVICE_GPU) \
-      .HostMemory("vars")             \
-      .HostMemory("accums")           \
-      .HostMemory("accum_updates")
-#define REGISTER_SPARSE_KERNEL(T, Index)                          \
-  REGISTER_KERNEL_BUILDER(ON_GPU("FusedAdadeltaSparseApply")      \
-                              .HostMemory("clocks")               \
-                              .TypeConstraint<T>("T")             \
-                              .TypeConstraint<Index>("Tindices"), \
+#define ON_GPU(op) Name(op).Device(tensorflow::DEVICE_GPU)
+#define UPDATE_ON_GPU(op) \
+  ON_GPU(op).HostMemory("vars").HostMemory("accums").HostMemory("accum_updates")
+#define REGISTER_SPARSE_KERNEL(T, Index)                            \
+  REGISTER_KERNEL_BUILDER(UPDATE_ON_GPU("FusedAdadeltaSparseApply") \
+                              .HostMemory("clocks")                 \
+                              .TypeConstraint<T>("T")               \
+                              .TypeConstraint<Index>("Tindices"),   \
                           FusedAdadeltaSparseApplyGpuOp<T, Index>)
-#define REGISTER_KERNEL(T)                                                     \
-  REGISTER_KERNEL_BUILDER(ON_GPU("FusedAdadeltaApply").TypeConstraint<T>("T"), \
-                          FusedAdadeltaApplyGpuOp<T>);                         \
-  REGISTER_SPARSE_KERNEL(T, int32_t);                                          \
+#define REGISTER_KERNEL(T)                                                          \
+  REGISTER_KERNEL_BUILDER(UPDATE_ON_GPU("FusedAdadeltaApply")                       \
+                              .HostMemory("averages")                               \
+                              .HostMemory("grad_accums")                            \
+                              .TypeConstraint<T>("T"),                              \
+                          FusedAdadeltaApplyGpuOp<T>);                              \
+  REGISTER_KERNEL_BUILDER(                                                          \
+      ON_GPU("FusedSquaredNorms").HostMemory("grad_accums").TypeConstraint<T>("T"), \
+      FusedSquaredNormsGpuOp<T>);                                                   \
+  REGISTER_SPARSE_KERNEL(T, int32_t);                                               \
   REGISTER_SPARSE_KERNEL(T, int64_t)
 REGISTER_KERNEL(Eigen::half);
 REGISTER_KERNEL(Eigen::bfloat16);
@@ -149,6 +214,7 @@ REGISTER_KERNEL(float);
 REGISTER_KERNEL(double);
 #undef REGISTER_KERNEL
 #undef REGISTER_SPARSE_KERNEL
+#undef UPDATE_ON_GPU
 #undef ON_GPU
 
 }  // namespace

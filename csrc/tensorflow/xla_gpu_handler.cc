@@ -2,9 +2,11 @@
 // kernels.
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "bad_index.h"
 #include "cuda/dense.h"
+#include "cuda/norms.h"
 #include "cuda/sparse.h"
 #include "tensorflow/xla_calls.h"
 #include "tensorflow/xla_custom_call.h"
@@ -19,51 +21,92 @@ ffi::Error ToError(const std::string& error) {
   return error.empty() ? ffi::Error::Success() : ffi::Error::Internal(error);
 }
 
-template <typename Call>
-cuda::DeviceHyperparameters HyperparametersOf(const Call& call) {
-  return {{call.learning_rate, 0.0}, {call.rho, 0.0}, {call.epsilon, 0.0}};
+using Sizes = ffi::Span<const int64_t>;
+
+cuda::Scalar ScalarOf(const XlaCall& call, Inputs::List list) { return {call.Scalars(list), 0.0}; }
+
+cuda::DeviceHyperparameters HyperparametersOf(const XlaCall& call) {
+  return {ScalarOf(call, Inputs::kLearningRate), ScalarOf(call, Inputs::kRho),
+          ScalarOf(call, Inputs::kEpsilon)};
 }
 
-ffi::Error HandleDense(void* stream, ffi::RemainingArgs args, ffi::RemainingRets rets) {
-  const ffi::ErrorOr<XlaDenseCall> call = XlaDenseCall::From(args, rets);
-  if (!call.has_value()) return call.error();
-  return ToError(cuda::DenseUpdate(call->dtype, call->updates, HyperparametersOf(*call), {stream}));
+std::optional<cuda::DeviceOptions> OptionsOf(const XlaCall& call) {
+  if (!call.inputs().has(Inputs::kGradScale)) return std::nullopt;
+  return cuda::DeviceOptions{
+      ScalarOf(call, Inputs::kGradScale),   ScalarOf(call, Inputs::kUpdate),
+      ScalarOf(call, Inputs::kClipvalue),   ScalarOf(call, Inputs::kWeightDecay),
+      ScalarOf(call, Inputs::kEmaMomentum), call.Scalars(Inputs::kClipFactors)};
 }
 
-ffi::Error HandleSparse(void* stream, ffi::ScratchAllocator scratch, ffi::RemainingArgs args,
-                        ffi::RemainingRets rets) {
-  const ffi::ErrorOr<XlaSparseCall> call = XlaSparseCall::From(args, rets);
-  if (!call.has_value()) return call.error();
-  const auto allocate = [&](size_t bytes) {
+// Of memory that is XLA's again when the handler returns.
+cuda::Allocate AllocateFrom(ffi::ScratchAllocator& scratch) {
+  return [&scratch](size_t bytes) {
     return scratch.Allocate(bytes, cuda::kWorkspaceAlignment).value_or(nullptr);
   };
+}
+
+ffi::Error HandleDense(void* stream, Sizes sizes, ffi::RemainingArgs args,
+                       ffi::RemainingRets rets) {
+  const ffi::ErrorOr<XlaCall> call = XlaCall::Update(sizes, args, rets);
+  if (!call.has_value()) return call.error();
+  const std::optional<cuda::DeviceOptions> options = OptionsOf(*call);
+  return ToError(cuda::DenseUpdate(call->dtype(), call->Updates(), HyperparametersOf(*call),
+                                   options ? &*options : nullptr, {stream}));
+}
+
+ffi::Error HandleSparse(void* stream, ffi::ScratchAllocator scratch, Sizes sizes,
+                        ffi::RemainingArgs args, ffi::RemainingRets rets) {
+  const ffi::ErrorOr<XlaCall> call = XlaCall::Update(sizes, args, rets);
+  if (!call.has_value()) return call.error();
+  const std::vector<SparseTensorUpdate> updates = call->SparseUpdates();
+  const cuda::Allocate allocate = AllocateFrom(scratch);
   if (cuda::IndicesAreChecked()) {
     std::optional<BadIndex> bad;
     const std::string error =
-        cuda::FindBadIndex(call->index_type, call->updates, allocate, {stream}, &bad);
+        cuda::FindBadIndex(call->index_type(), updates, allocate, {stream}, &bad);
     if (!error.empty()) return ToError(error);
     if (bad) return ffi::Error::InvalidArgument(bad->Describe());
   }
-  return ToError(cuda::SparseUpdate(call->dtype, call->index_type, call->updates,
+  return ToError(cuda::SparseUpdate(call->dtype(), call->index_type(), updates,
                                     HyperparametersOf(*call), allocate, {stream}));
 }
 
-// XLA may record this call into a CUDA graph and replay that: it only ever queues kernels, and what
-// these read, the hyperparameters too, is in buffers.
-XLA_FFI_DEFINE_HANDLER(
-    kDenseHandler, HandleDense,
-    ffi::Ffi::Bind().Ctx<ffi::PlatformStream<void*>>().RemainingArgs().RemainingRets(),
-    {ffi::Traits::kCmdBufferCompatible});
-XLA_FFI_REGISTER_HANDLER(ffi::GetXlaFfiApi(), kDenseCustomCall, "CUDA", kDenseHandler);
+ffi::Error HandleNorms(void* stream, ffi::ScratchAllocator scratch, Sizes sizes,
+                       ffi::RemainingArgs args,
+                       ffi::Result<ffi::Buffer<ffi::DataType::F64>> squared_norms) {
+  const ffi::ErrorOr<XlaCall> call = XlaCall::Norms(sizes, args);
+  if (!call.has_value()) return call.error();
+  return ToError(cuda::SquaredNorms(call->dtype(), call->NormInputs(),
+                                    ScalarOf(*call, Inputs::kGradScale),
+                                    ScalarOf(*call, Inputs::kUpdate), squared_norms->typed_data(),
+                                    AllocateFrom(scratch), {stream}));
+}
 
-// But not this one, whose memory for the sort is XLA's again when it returns.
-XLA_FFI_DEFINE_HANDLER(kSparseHandler, HandleSparse,
+// XLA may record this call into a CUDA graph and replay that: it only ever queues kernels, and what
+// these read, the scalars too, is in buffers.
+XLA_FFI_DEFINE_HANDLER(kDenseHandler, HandleDense,
                        ffi::Ffi::Bind()
                            .Ctx<ffi::PlatformStream<void*>>()
-                           .Ctx<ffi::ScratchAllocator>()
+                           .Attr<Sizes>(kSizesAttribute)
                            .RemainingArgs()
-                           .RemainingRets());
+                           .RemainingRets(),
+                       {ffi::Traits::kCmdBufferCompatible});
+XLA_FFI_REGISTER_HANDLER(ffi::GetXlaFfiApi(), kDenseCustomCall, "CUDA", kDenseHandler);
+
+// But not these, whose memory for the sort and for the pieces of the sums is XLA's again when they
+// return.
+auto BindWithScratch() {
+  return ffi::Ffi::Bind()
+      .Ctx<ffi::PlatformStream<void*>>()
+      .Ctx<ffi::ScratchAllocator>()
+      .Attr<Sizes>(kSizesAttribute)
+      .RemainingArgs();
+}
+XLA_FFI_DEFINE_HANDLER(kSparseHandler, HandleSparse, BindWithScratch().RemainingRets());
 XLA_FFI_REGISTER_HANDLER(ffi::GetXlaFfiApi(), kSparseCustomCall, "CUDA", kSparseHandler);
+XLA_FFI_DEFINE_HANDLER(kNormsHandler, HandleNorms,
+                       BindWithScratch().Ret<ffi::Buffer<ffi::DataType::F64>>());
+XLA_FFI_REGISTER_HANDLER(ffi::GetXlaFfiApi(), kNormsCustomCall, "CUDA", kNormsHandler);
 
 }  // namespace
 }  // namespace tf_adadelta
