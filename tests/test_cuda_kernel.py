@@ -232,12 +232,11 @@ KERNELS = {"dense.cu": 4 * 2 * 5, "norms.cu": 4 * 2 * 2 + 1}
 def test_registers_hold_everything(architecture, source, tmp_path):
     """What the compiler reports of the real source: no warning, no spill, no stack."""
     result = nvcc(
-        tmp_path / "kernels.o",
+        tmp_path / "kernels.cubin",
         f"-arch=sm_{architecture}",
         "--Werror=all-warnings",
-        "-Xcompiler=-Wall,-Wextra",
         "--resource-usage",
-        "-c",
+        "-cubin",
         source=source,
     )
     output = result.stdout + result.stderr

@@ -58,7 +58,7 @@ std::string LaunchAll(const std::vector<NormInput>& inputs, const Scalar& grad_s
                              kThreads, stream, launch);
       });
   ForEachPieceLaunch<Kind>(
-      inputs, sizeof(Storage), update, pieces, squared_norms, [&](const PieceLaunch& launch) {
+      inputs, sizeof(Storage), pieces, squared_norms, [&](const PieceLaunch& launch) {
         if (error != cudaSuccess) return;
         error = LaunchKernel(&PieceKernel, dim3(launch.num_tensors), kPieceThreads, stream, launch);
       });

@@ -57,7 +57,6 @@ inline constexpr int kPiecesAtOnce = 8;
 struct PieceLaunch {
   static constexpr int kCapacity = 4000;
 
-  Scalar update;
   const double* pieces;
   double* squared_norms;           // Of the tensors of this launch.
   int64_t first_piece[kCapacity];  // Of each tensor, and behind the last one.
@@ -106,13 +105,11 @@ void ForEachSquareLaunch(const std::vector<NormInput>& inputs, int64_t element_s
 // Calls `visit(launch)` for each launch of the second kernel.
 template <typename Kind, typename Visit>
 void ForEachPieceLaunch(const std::vector<NormInput>& inputs, int64_t element_size,
-                        const Scalar& update, const double* pieces, double* squared_norms,
-                        const Visit& visit) {
+                        const double* pieces, double* squared_norms, const Visit& visit) {
   int64_t piece = 0;
   for (size_t begin = 0; begin < inputs.size();) {
     const size_t end = std::min(inputs.size(), begin + PieceLaunch::kCapacity - 1);
     PieceLaunch launch;
-    launch.update = update;
     launch.pieces = pieces;
     launch.squared_norms = squared_norms + begin;
     launch.num_tensors = static_cast<int32_t>(end - begin);
@@ -157,7 +154,6 @@ TF_ADADELTA_INLINE double SquareThread(const Launch<Kind, kCapacity>& launch, in
 // Returns what thread `thread` adds to the squared norm of tensor `tensor` of the launch.
 TF_ADADELTA_INLINE double PieceThread(const PieceLaunch& launch, int tensor, int thread) {
   double sum = 0.0;
-  if (ReadScalar(launch.update) == 0) return sum;
   const int64_t end = launch.first_piece[tensor + 1];
   for (int64_t next = launch.first_piece[tensor] + thread; next < end;
        next += kPiecesAtOnce * kPieceThreads) {

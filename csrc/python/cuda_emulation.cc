@@ -119,7 +119,7 @@ std::vector<double> EmulateNormsOnHost(const NumpyList& grads,
             }
           },
           max_blocks);
-      cuda::ForEachPieceLaunch<Kind>(arrays.inputs, sizeof(Storage), scalar(update), pieces.data(),
+      cuda::ForEachPieceLaunch<Kind>(arrays.inputs, sizeof(Storage), pieces.data(),
                                      squared_norms.data(), [](const cuda::PieceLaunch& launch) {
                                        for (int tensor = 0; tensor < launch.num_tensors; ++tensor) {
                                          launch.squared_norms[tensor] =
