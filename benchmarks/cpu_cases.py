@@ -59,7 +59,7 @@ _SIZES = (
     _size("1e7", 10**7, _ALL, seconds=4),
     _size("16M", 16 * 2**20, (*_GRAPH, FUSED[EAGER], KERAS[EAGER], FOREACH, COMPILED), seconds=6),
     # Keras needs a second for it in eager execution, a loop over PyTorch's operations likewise.
-    _size("1e8", 10**8, (*_GRAPH, COMPILED), seconds=8),
+    _size("1e8", 10**8, (*_GRAPH, COMPILED), seconds=6),
 )
 
 
@@ -78,7 +78,7 @@ def _models() -> tuple[Case, ...]:
             "ResNet-50",
             (*_GRAPH, *_EAGER, *_LEGACY),
             shapes["resnet50"],
-            seconds=10,
+            seconds=9,
         ),
         _model(
             "mobilenet",
@@ -92,14 +92,14 @@ def _models() -> tuple[Case, ...]:
             "BERT-base",
             (*_OURS, FUSED[JIT], KERAS[FUNCTION], STOCK_OP),
             shapes["bert-base"],
-            seconds=6,
+            seconds=5,
         ),
         _model(
             "embedding",
             "a click model, mostly 26 embedding tables (with dense gradients)",
             (*_GRAPH, *_EAGER),
             shapes["embedding"],
-            seconds=5,
+            seconds=4,
         ),
     )
 

@@ -218,7 +218,10 @@ def architectures():
     if NVCC is None:
         return ["none"]
     listed = subprocess.run([NVCC, "--list-gpu-arch"], capture_output=True, text=True).stdout
-    return sorted(set(re.findall(r"compute_(\d+)", listed)), key=int)
+    found = sorted(set(re.findall(r"compute_(\d+)", listed)), key=int)
+    # A few seconds each: the oldest and the newest always, those between in CI.
+    between = [pytest.param(name, marks=pytest.mark.exhaustive) for name in found[1:-1]]
+    return [found[0], *between, found[-1]]
 
 
 # Of four dtypes and two capacities: the plain kind and four with options; the norms without and

@@ -328,7 +328,7 @@ bool HasHandler(XlaOpKernelContext* ctx) {
 
 bool WantsCustomCall(XlaOpKernelContext* ctx, const Inputs& inputs, const Operands& operands) {
   if (HloForced() || !HasHandler(ctx)) return false;
-  // On the GPU one launch, where HLO would become a kernel for every few variables.
+  // On the GPU a launch for a call, where HLO would become a kernel for every few variables.
   return !OnDevice(ctx, "XLA_CPU_JIT") || NumElements(inputs, operands) >= kSmallestCustomCall;
 }
 
