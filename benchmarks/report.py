@@ -100,6 +100,9 @@ def write_markdown(run: Run, path: Path, plots: dict[str, str], how: str) -> Non
     path.write_text("\n\n".join(filter(None, parts)) + "\n", encoding="utf-8")
 
 
+_NAMED = 10  # So many unstable rows are named in front; all are marked.
+
+
 def _caveats(run: Run) -> Iterator[str]:
     if run.quick:
         yield "**From `--quick`: few rounds, variables and elements; no figures to rely on.**"
@@ -112,9 +115,12 @@ def _caveats(run: Run) -> Iterator[str]:
     unstable = [f"{case.path}: {row.name}" for case in run.cases for row in _unstable(case)]
     if unstable:
         ratios = sum(len(case.rows) for case in run.cases)
+        names = "; ".join(unstable[:_NAMED])
+        if len(unstable) > _NAMED:
+            names = f"{names}; and {len(unstable) - _NAMED} more"
         yield (
             f"**Not stable** (marked `~`: the 95% interval of a ratio is wider than "
-            f"{STABLE_WITHIN - 1:.0%}): {len(unstable)} of {ratios} rows. {'; '.join(unstable)}."
+            f"{STABLE_WITHIN - 1:.0%}): {len(unstable)} of {ratios} rows. {names}."
         )
 
 
