@@ -101,6 +101,14 @@ def _models() -> tuple[Case, ...]:
             shapes["embedding"],
             seconds=4,
         ),
+        Case(
+            "models",
+            "200x256",
+            "200 variables of 256 elements, such as biases and scales",
+            ((256,),) * 200,
+            (*_OURS, KERAS[FUNCTION], STOCK_OP, FUSED[EAGER], KERAS[EAGER]),
+            seconds=4,
+        ),
     )
 
 

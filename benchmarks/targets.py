@@ -58,6 +58,8 @@ CPU_TARGETS = (
     _faster_than("models/resnet50", KERAS[EAGER], EAGER, 20),
     _faster_than("models/resnet50", STOCK_CLASSIC[LEGACY_EAGER], LEGACY_EAGER, 1.5),
     _faster_than("models/resnet50", STOCK_CLASSIC[LEGACY_FUNCTION], LEGACY_FUNCTION, 1.8),
+    _faster_than("models/200x256", KERAS[FUNCTION], FUNCTION, 2.5),
+    _faster_than("models/200x256", KERAS[EAGER], EAGER, 20),
     _faster_than("variables/1000x256", STOCK_OP, FUNCTION, 2.5),
     _faster_than("options/resnet50", KERAS[FUNCTION], FUNCTION, 8),
     _faster_than("options/resnet50", KERAS[JIT], JIT, 4),
