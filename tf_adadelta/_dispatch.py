@@ -290,10 +290,10 @@ def _squared_norms(
     if options.known_norms is not None and not group.grad_accums:
         known = options.known_norms.squared_norms(grads)
         if known is not None:
-            return known * options.grad_scale() ** 2
+            return known * options.grad_scale**2
     tensors = [grad.values if isinstance(grad, tf.IndexedSlices) else grad for grad in taken]
     return ops.squared_norms_of_handles(
-        group.grad_accums, tensors, options.grad_scale(), options.update
+        group.grad_accums, tensors, options.grad_scale, options.update
     )
 
 
@@ -316,7 +316,7 @@ def _apply_group(
             grad_accums=group.grad_accums,
             **scalars,
             options=ops.Options(
-                grad_scale=options.grad_scale(),
+                grad_scale=options.grad_scale,
                 update=options.update,
                 clip_factors=clip_factors,
                 clipvalue=options.clipvalue or math.inf,

@@ -1,6 +1,7 @@
 """What an optimizer does around the update of a step."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -83,8 +84,9 @@ class StepOptions:
 
     def clips(self) -> bool:
         """Whether the gradients are clipped in any way."""
-        return bool(self.clipnorm or self.global_clipnorm or self.clipvalue)
+        return self.needs_norms() or bool(self.clipvalue)
 
+    @functools.cached_property
     def grad_scale(self) -> Any:
         """By what the gradients are multiplied first."""
         return 1.0 if self.grad_divisor is None else 1.0 / ops.as_hyperparameter(self.grad_divisor)
@@ -114,7 +116,7 @@ class StepOptions:
         if self.grad_divisor is None and clip_factors is None and not self.clipvalue:
             return values
         compute = tf.float64 if values.dtype == tf.float64 else tf.float32
-        factor = self.grad_scale() * (1.0 if clip_factors is None else clip_factors[i])
+        factor = self.grad_scale * (1.0 if clip_factors is None else clip_factors[i])
         changed = tf.cast(values, compute) * tf.cast(factor, compute)
         if self.clipvalue:
             changed = tf.clip_by_value(changed, -self.clipvalue, self.clipvalue)
