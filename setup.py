@@ -116,6 +116,7 @@ def extras() -> dict[str, list[str]]:
         "test": [
             present,
             "pytest",
+            "pytest-xdist",
             "hypothesis",
             "setuptools>=77",
             "cmake",
