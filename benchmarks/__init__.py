@@ -13,5 +13,5 @@ if sys.path[0] in ("", _CLONE):
 # The progress bar is not to be torn by what TensorFlow has to say about GPUs.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-# NumPy asks for huge pages, TensorFlow does not: the limit is to be that of memory like TensorFlow's.
+# NumPy asks for huge pages and TensorFlow does not: the limit is to be that of TensorFlow's memory.
 os.environ.setdefault("NUMPY_MADVISE_HUGEPAGE", "0")

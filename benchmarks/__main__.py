@@ -51,6 +51,11 @@ def _make_parser() -> argparse.ArgumentParser:
         help="only what matches somewhere in section/case/contestant (see --list), and what that "
         "is compared with",
     )
+    parser.add_argument(
+        "--all",
+        action="store_true",
+        help="also what takes minutes to trace or to compile: thousands of variables",
+    )
     parser.add_argument("--list", action="store_true", help="list what would be measured, and end")
     parser.add_argument(
         "--threads",
@@ -86,6 +91,8 @@ def _make_suite(parser: argparse.ArgumentParser, arguments: argparse.Namespace) 
         from benchmarks.gpu import make_gpu_suite
 
         suite = make_gpu_suite()
+    if arguments.all:
+        suite = suite.with_slow()
     if arguments.filter is not None:
         suite = suite.matching(arguments.filter)
         if not suite.cases:

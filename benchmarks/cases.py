@@ -26,6 +26,7 @@ class Case:
         description: What it is, for the reader of the report.
         shapes: The shapes of the variables.
         contestants: The names of those that take part; empty for all.
+        slow: The names of those that take minutes to trace or to compile, and part only if asked.
         dtype: The dtype of variables, averages and gradients.
         options: What Keras's optimizers are given besides the hyperparameters.
         extra_bytes: The bytes an element that the options add to those of the plain update.
@@ -41,6 +42,7 @@ class Case:
     description: str
     shapes: tuple[Shape, ...]
     contestants: tuple[str, ...] = ()
+    slow: tuple[str, ...] = ()
     dtype: str = "float32"
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     extra_bytes: int = 0
@@ -64,6 +66,10 @@ class Case:
     def bytes_per_element(self) -> int:
         """How many bytes any update must move for each element."""
         return STREAMS * tf.as_dtype(self.dtype).size + self.extra_bytes
+
+    def with_slow(self) -> "Case":
+        """Returns the case with those that take long to prepare."""
+        return dataclasses.replace(self, contestants=(*self.contestants, *self.slow), slow=())
 
     def quick(self) -> "Case":
         """Returns the case with few rounds, variables and elements: it shows that all works."""

@@ -112,7 +112,7 @@ def _models() -> tuple[Case, ...]:
     )
 
 
-def _variables(count: int, contestants: tuple[str, ...]) -> Case:
+def _variables(count: int, contestants: tuple[str, ...], slow: tuple[str, ...] = ()) -> Case:
     size = _SMALL_TOTAL // count
     return Case(
         "variables",
@@ -120,6 +120,7 @@ def _variables(count: int, contestants: tuple[str, ...]) -> Case:
         f"{count:,} variables of {size:,} elements",
         ((size,),) * count,
         contestants,
+        slow,
         seconds=2.0,
     )
 
@@ -128,9 +129,17 @@ _VARIABLES = (
     _variables(1, _ALL),
     _variables(10, (*_GRAPH, *_EAGER, OPTAX)),
     _variables(100, (*_GRAPH, FUSED[EAGER], LOOP, FOREACH, OPTAX)),
-    _variables(1000, (*_OURS, STOCK_OP, FUSED[EAGER], FOREACH)),
-    # TensorFlow takes a minute and more to make a graph of so many.
-    _variables(10_000, (LIMIT, FUSED[NUMPY], FOREACH)),
+    _variables(
+        1000,
+        (*_OURS, STOCK_OP, FUSED[EAGER], FOREACH),
+        slow=(FUSED[JIT], KERAS[FUNCTION], KERAS[JIT], KERAS[EAGER], LOOP),
+    ),
+    # TensorFlow takes a minute and more to make a graph of so many; Keras is not asked for one.
+    _variables(
+        10_000,
+        (LIMIT, FUSED[NUMPY], FOREACH),
+        slow=(FUSED[FUNCTION], STOCK_OP, FUSED[EAGER], LOOP),
+    ),
 )
 
 _DTYPES = tuple(

@@ -78,6 +78,10 @@ class Suite:
                 cases.append(dataclasses.replace(case, contestants=tuple(names)))
         return dataclasses.replace(self, cases=cases)
 
+    def with_slow(self) -> "Suite":
+        """Returns the suite with the contestants that take minutes to trace or to compile."""
+        return dataclasses.replace(self, cases=[case.with_slow() for case in self.cases])
+
     def quick(self) -> "Suite":
         """Returns the suite with small cases: it shows that all works."""
         return dataclasses.replace(self, cases=[case.quick() for case in self.cases])

@@ -31,7 +31,7 @@ from benchmarks import (  # noqa: E402
 from benchmarks.cases import Case  # noqa: E402
 from benchmarks.contestants import CONTESTANTS, Contestant, Prepared, Work  # noqa: E402
 from benchmarks.cpu_cases import make_cpu_cases  # noqa: E402
-from benchmarks.names import EAGER, FUNCTION, FUSED, KERAS, LIMIT, OPTAX, STOCK_OP  # noqa: E402
+from benchmarks.names import EAGER, FUNCTION, FUSED, JIT, KERAS, LIMIT, OPTAX, STOCK_OP  # noqa: E402
 from benchmarks.suite import Suite  # noqa: E402
 from benchmarks.timing import measure  # noqa: E402
 from benchmarks.verification import verify  # noqa: E402
@@ -278,13 +278,18 @@ def test_filter_keeps_what_the_chosen_are_compared_with():
     assert all(case.elements <= 2**19 for case in suite.quick().cases)
 
 
-def test_list(capsys, monkeypatch):
+@pytest.mark.parametrize(("arguments", "slow"), [([], []), (["--all"], [KERAS[JIT]])])
+def test_list(arguments, slow, capsys, monkeypatch):
     monkeypatch.setattr(command_line, "make_cpu_suite", lambda threads: make_suite(sizes))
-    sizes = [Case("size", "1e3", "", ((1000,),), (LIMIT, FUSED[FUNCTION], STOCK_OP))]
-    monkeypatch.setattr(sys, "argv", ["benchmarks", "--list", "--filter", STOCK_OP])
+    contestants = (LIMIT, FUSED[FUNCTION], FUSED[JIT], STOCK_OP)
+    sizes = [Case("size", "1e3", "", ((1000,),), contestants, slow=(KERAS[JIT],))]
+    pattern = f"{STOCK_OP}|{KERAS[JIT]}"
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "--list", "--filter", pattern, *arguments])
     command_line.main()
-    listed = capsys.readouterr().out.split("\n")
-    assert listed == [f"size/1e3/{name}" for name in (LIMIT, FUSED[FUNCTION], STOCK_OP)] + [""]
+    listed = capsys.readouterr().out.split()
+    fused = [FUSED[FUNCTION], *([FUSED[JIT]] if slow else [])]
+    expected = [f"size/1e3/{name}" for name in (LIMIT, *fused, *slow, STOCK_OP)]
+    assert listed == " ".join(expected).split()
 
 
 @pytest.mark.parametrize(
