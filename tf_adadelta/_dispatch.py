@@ -109,7 +109,7 @@ class Dispatcher:
         hyperparameters: Hyperparameters,
         options: StepOptions = PLAIN,
     ) -> tuple[list[tf.Operation], list[int]]:
-        """Updates the variables that the ops serve.
+        """Updates the variables that the ops serve, or, with options, all or none.
 
         Args:
             variables: The variables of one step.
@@ -125,33 +125,32 @@ class Dispatcher:
         Raises:
             RuntimeError: There are others, and TF_ADADELTA_STRICT=1.
         """
+        none_is_served = [], list(range(len(variables)))
         reason = why_none_is_served()
         if reason is not None:
             self._report(reason)
-            return [], list(range(len(variables)))
+            return none_is_served
         grads = list(map(with_tensor_indices, grads))
+        if self._leaves_rows_alone(variables, grads, options):
+            return none_is_served  # No op has both kinds of rows.
         plan = self._plan_for(variables, grads, options)
+        if plan.unserved and options is not PLAIN:
+            return none_is_served
         for clock in plan.lagging:
             clock.catch_up()
         grads_of_groups = [
             _grads_of(group, [grads[position] for position in group.positions], options)
             for group in plan.groups
         ]
-        factors = [None] * len(plan.groups)
-        if options.needs_norms():
-            factors = options.clip_factors(
-                [
-                    _squared_norms(
-                        group, [grads[position] for position in group.positions], taken, options
-                    )
-                    for group, taken in zip(plan.groups, grads_of_groups)
-                ]
-            )
-        elif options.accumulation_steps > 1:
-            mean = 1.0 / options.accumulation_steps
-            factors = [
-                tf.fill([len(g.positions)], tf.constant(mean, tf.float64)) for g in plan.groups
-            ]
+        factors = options.grad_factors(
+            [len(group.positions) for group in plan.groups],
+            lambda: [
+                _squared_norms(
+                    group, [grads[position] for position in group.positions], taken, options
+                )
+                for group, taken in zip(plan.groups, grads_of_groups)
+            ],
+        )
         operations = []
         for group, group_grads, factor in zip(plan.groups, grads_of_groups, factors):
             values = hyperparameters(group.device, group.dtype)
@@ -160,24 +159,22 @@ class Dispatcher:
                 operations.append(operation)
         return operations, plan.unserved
 
-    def serves_all(
-        self, variables: Sequence[tf.Variable], grads: Sequence[Any], options: StepOptions
-    ) -> bool:
-        """Whether `apply` would leave nothing to the stock update."""
-        if why_none_is_served() is not None:
-            return False
-        if self._sparse_update == "lazy" and options.grad_accum_of is None:
-            # No op has both the rows that it leaves alone and those that it does not.
-            for variable, grad in zip(variables, grads):
-                if isinstance(grad, tf.IndexedSlices) and options.touches_all_rows(variable):
-                    return False
-        return not self._plan_for(
-            variables, list(map(with_tensor_indices, grads)), options
-        ).unserved
-
     def forget_plan(self) -> None:
         """Asks the options anew which variables they are for."""
         self._plan = None
+
+    def _leaves_rows_alone(
+        self, variables: Sequence[tf.Variable], grads: Sequence[Any], options: StepOptions
+    ) -> bool:
+        """Whether some rows are to be left alone by the update, but not by what is around it."""
+        return (
+            self._sparse_update == "lazy"
+            and options.grad_accum_of is None
+            and any(
+                isinstance(grad, tf.IndexedSlices) and options.touches_all_rows(variable)
+                for variable, grad in zip(variables, grads)
+            )
+        )
 
     def _plan_for(
         self, variables: Sequence[tf.Variable], grads: Sequence[Any], options: StepOptions

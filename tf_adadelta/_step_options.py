@@ -91,32 +91,40 @@ class StepOptions:
         """By what the gradients are multiplied first."""
         return 1.0 if self.grad_divisor is None else 1.0 / ops.as_hyperparameter(self.grad_divisor)
 
-    def clip_factors(self, squared_norms: Sequence[tf.Tensor]) -> list[tf.Tensor | None]:
-        """By what the gradients, or the sums of several, are multiplied to clip their norms.
+    def grad_factors(
+        self, sizes: Sequence[int], squared_norms: Callable[[], Sequence[tf.Tensor]]
+    ) -> list[tf.Tensor | None]:
+        """By what the gradients, or the sums of several, are multiplied before the update.
 
         Args:
-            squared_norms: A vector for each group of gradients; nothing unless `needs_norms()`.
+            sizes: The numbers of gradients of groups of them.
+            squared_norms: Returns the squared norms of their gradients, a vector for each group;
+                called where norms are clipped.
 
         Returns:
             A vector for each group; None where nothing is to be multiplied.
         """
         mean = 1.0 / self.accumulation_steps
-        norms = [tf.sqrt(squared) * mean for squared in squared_norms]
+        if not self.needs_norms():
+            if self.accumulation_steps == 1:
+                return [None] * len(sizes)
+            return [tf.fill([size], tf.constant(mean, tf.float64)) for size in sizes]
+        norms = [tf.sqrt(squared) * mean for squared in squared_norms()]
         if self.clipnorm:  # As tf.clip_by_norm.
             factors = [self.clipnorm / tf.maximum(norm, self.clipnorm) for norm in norms]
         else:  # As keras.src.optimizers.base_optimizer.clip_by_global_norm.
             norm = tf.sqrt(tf.add_n([tf.reduce_sum(norm**2) for norm in norms]))
             limit = self.global_clipnorm
             factor = limit * tf.minimum(1.0 / norm, 1.0 / limit) + (norm - norm)
-            factors = [tf.fill(tf.shape(norm_of_each), factor) for norm_of_each in norms]
+            factors = [tf.fill([size], factor) for size in sizes]
         return [factor * mean for factor in factors]
 
-    def changed(self, values: tf.Tensor, clip_factors: tf.Tensor | None, i: int) -> tf.Tensor:
+    def changed(self, values: tf.Tensor, factors: tf.Tensor | None, i: int) -> tf.Tensor:
         """Returns the rows of the sparse gradient `i` of a group as the update takes them."""
-        if self.grad_divisor is None and clip_factors is None and not self.clipvalue:
+        if self.grad_divisor is None and factors is None and not self.clipvalue:
             return values
         compute = tf.float64 if values.dtype == tf.float64 else tf.float32
-        factor = self.grad_scale * (1.0 if clip_factors is None else clip_factors[i])
+        factor = self.grad_scale * (1.0 if factors is None else factors[i])
         changed = tf.cast(values, compute) * tf.cast(factor, compute)
         if self.clipvalue:
             changed = tf.clip_by_value(changed, -self.clipvalue, self.clipvalue)

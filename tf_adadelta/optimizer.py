@@ -188,14 +188,19 @@ class Adadelta(keras.optimizers.Adadelta):
 
     def _backend_apply_gradients(self, grads: list[Any], trainable_variables: list[Any]) -> None:
         options = self._step_options()
-        variables = list(map(_raw, trainable_variables))
-        if options is None or not self._dispatcher.serves_all(variables, grads, options):
-            if self._step.grad_divisor is not None:
-                grads = [keras.ops.divide(grad, self._step.grad_divisor) for grad in grads]
-            super()._backend_apply_gradients(grads, trainable_variables)
-            return
-        self._dispatcher.apply(variables, grads, self._hyperparameters(self.learning_rate), options)
-        self._finish_step(trainable_variables, options)
+        if options is not None:
+            _, unserved = self._dispatcher.apply(
+                list(map(_raw, trainable_variables)),
+                grads,
+                self._hyperparameters(self.learning_rate),
+                options,
+            )
+            if not unserved:
+                self._finish_step(trainable_variables, options)
+                return
+        if self._step.grad_divisor is not None:
+            grads = [keras.ops.divide(grad, self._step.grad_divisor) for grad in grads]
+        super()._backend_apply_gradients(grads, trainable_variables)
 
     def _step_options(self) -> StepOptions | None:
         """Returns what is to be done around the update, None if nothing is."""
