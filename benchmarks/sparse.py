@@ -26,7 +26,8 @@ from benchmarks.report import markdown_table
 from benchmarks.timing import burst_on_cpu, measure
 
 _INDEX_SETS = 64  # A step takes the next of these: a row is touched again after many others.
-_EXACT = {mode: f"fused exact, {mode}" for mode in (EAGER, FUNCTION, JIT)}
+_MODES = (EAGER, FUNCTION, *((JIT,) if tf_adadelta.build_info()["xla"] else ()))
+_EXACT = {mode: f"fused exact, {mode}" for mode in _MODES}
 _LAZY = "fused lazy, tf.function"
 _KERAS = "Keras tf.function"
 _STOCK_LAZY = "TensorFlow's lazy op, duplicates summed in front"

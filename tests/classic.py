@@ -1,8 +1,21 @@
 """What the tests of the classic optimizers share."""
 
 import numpy as np
+import pytest
 import tensorflow as tf
+from conftest import needs_xla
 from oracle import TOLERANCES
+
+FIT_OPTIONS = pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"run_eagerly": True},
+        pytest.param({"jit_compile": True}, marks=needs_xla),
+        {"steps_per_execution": 4},
+    ],
+    ids=lambda options: next(iter(options), "default"),
+)
 
 SHAPES = [(17, 5), (5,), (), (1,), (3,), (4097,), (0,)]
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from classic import (
+    FIT_OPTIONS,
     SHAPES,
     as_dense,
     assert_close,
@@ -251,11 +252,7 @@ def test_sparse(dtype):
     assert_close(sparse.variables, dense.variables, dtype)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{}, {"run_eagerly": True}, {"jit_compile": True}, {"steps_per_execution": 4}],
-    ids=lambda options: next(iter(options), "default"),
-)
+@FIT_OPTIONS
 def test_fit(options):
     losses = [fit(make_model(make, **options)) for make in OPTIMIZERS]
     np.testing.assert_allclose(*losses, rtol=1e-5)

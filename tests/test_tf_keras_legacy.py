@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from classic import (
+    FIT_OPTIONS,
     SHAPES,
     assert_close,
     check_sparse_update,
@@ -894,11 +895,7 @@ def fit(model, epochs=2, callbacks=()):
     ).history["loss"]
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{}, {"run_eagerly": True}, {"jit_compile": True}, {"steps_per_execution": 4}],
-    ids=lambda options: next(iter(options), "default"),
-)
+@FIT_OPTIONS
 def test_fit(options):
     losses = [fit(make_model(make, **options)) for make in OPTIMIZERS]
     np.testing.assert_allclose(*losses, rtol=1e-5)
