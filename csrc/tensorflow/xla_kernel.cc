@@ -26,7 +26,8 @@
 // Found by argument-dependent lookup in adadelta.h.
 namespace xla {
 static XlaOp sqrt(XlaOp x) { return Sqrt(x); }
-static XlaOp Clamp(XlaOp limit, XlaOp value) { return Clamp(-limit, value, limit); }
+// Not xla::Clamp, in which TensorFlow 2.20 loses values that are not numbers.
+static XlaOp Clamp(XlaOp limit, XlaOp value) { return Max(-limit, Min(value, limit)); }
 }  // namespace xla
 
 namespace tf_adadelta {
