@@ -26,8 +26,10 @@
 // Found by argument-dependent lookup in adadelta.h.
 namespace xla {
 static XlaOp sqrt(XlaOp x) { return Sqrt(x); }
-// Not xla::Clamp, in which TensorFlow 2.20 loses values that are not numbers.
-static XlaOp Clamp(XlaOp limit, XlaOp value) { return Max(-limit, Min(value, limit)); }
+// Not xla::Clamp, nor Min and Max: TensorFlow 2.20 loses values there that are not numbers.
+static XlaOp Clamp(XlaOp limit, XlaOp value) {
+  return Select(Lt(value, -limit), -limit, Select(Gt(value, limit), limit, value));
+}
 }  // namespace xla
 
 namespace tf_adadelta {
