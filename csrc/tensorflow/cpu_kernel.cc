@@ -81,8 +81,7 @@ class FusedAdadeltaApplyOp : public FusedOp {
 
   void Compute(OpKernelContext* ctx) override {
     LockedVariables vars;
-    OP_REQUIRES_OK(ctx, vars.FindAndLock(ctx, inputs()));
-    OP_REQUIRES_OK(ctx, vars.Validate(ctx, inputs(), tensorflow::DataTypeToEnum<T>::value));
+    OP_REQUIRES_OK(ctx, vars.LockAndValidate(ctx, inputs(), tensorflow::DataTypeToEnum<T>::value));
     OP_REQUIRES_OK(ctx, Unshare<T>(ctx, inputs(), vars));
     DenseUpdate(DTypeOf<T>(), UpdatesOf(ctx, inputs(), vars), HyperparametersOf(ctx, inputs()),
                 OptionsOf(ctx, inputs()), WorkersOf(ctx));
@@ -99,8 +98,7 @@ class FusedAdadeltaSparseApplyOp : public FusedOp {
   void Compute(OpKernelContext* ctx) override {
     constexpr IndexType kIndexType = IndexTypeOf<Index>();
     LockedVariables vars;
-    OP_REQUIRES_OK(ctx, vars.FindAndLock(ctx, inputs()));
-    OP_REQUIRES_OK(ctx, vars.Validate(ctx, inputs(), tensorflow::DataTypeToEnum<T>::value));
+    OP_REQUIRES_OK(ctx, vars.LockAndValidate(ctx, inputs(), tensorflow::DataTypeToEnum<T>::value));
     const std::optional<BadIndex> bad =
         FindBadIndex(kIndexType, SparseUpdatesOf(ctx, inputs(), vars));
     OP_REQUIRES(ctx, !bad, OutOfRange(ctx, inputs(), *bad));
@@ -119,8 +117,7 @@ class FusedSquaredNormsOp : public FusedOp {
 
   void Compute(OpKernelContext* ctx) override {
     LockedVariables vars;
-    OP_REQUIRES_OK(ctx, vars.FindAndLock(ctx, inputs()));
-    OP_REQUIRES_OK(ctx, vars.Validate(ctx, inputs(), tensorflow::DataTypeToEnum<T>::value));
+    OP_REQUIRES_OK(ctx, vars.LockAndValidate(ctx, inputs(), tensorflow::DataTypeToEnum<T>::value));
     Tensor* squared_norms;
     OP_REQUIRES_OK(ctx, ctx->allocate_output(0, {inputs().num_variables()}, &squared_norms));
     if (ScalarOf(ctx, inputs().at(Inputs::kUpdate)) == 0) {

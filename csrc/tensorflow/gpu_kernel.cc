@@ -54,8 +54,7 @@ cuda::Stream StreamOf(OpKernelContext* ctx) {
 // Makes the variables of a call ready to be written, like the CPU's kernels.
 absl::Status Prepare(OpKernelContext* ctx, const Inputs& inputs, tensorflow::DataType dtype,
                      const cuda::Stream& stream, LockedVariables* vars) {
-  TF_RETURN_IF_ERROR(vars->FindAndLock(ctx, inputs));
-  TF_RETURN_IF_ERROR(vars->Validate(ctx, inputs, dtype));
+  TF_RETURN_IF_ERROR(vars->LockAndValidate(ctx, inputs, dtype));
   return Unshare(ctx, inputs, *vars, stream);
 }
 
@@ -173,8 +172,7 @@ class FusedSquaredNormsGpuOp : public FusedGpuOp {
 
   void Compute(OpKernelContext* ctx) override {
     LockedVariables vars;
-    OP_REQUIRES_OK(ctx, vars.FindAndLock(ctx, inputs()));
-    OP_REQUIRES_OK(ctx, vars.Validate(ctx, inputs(), tensorflow::DataTypeToEnum<T>::value));
+    OP_REQUIRES_OK(ctx, vars.LockAndValidate(ctx, inputs(), tensorflow::DataTypeToEnum<T>::value));
     Tensor* squared_norms;
     OP_REQUIRES_OK(ctx, ctx->allocate_output(0, {inputs().num_variables()}, &squared_norms));
     Workspace workspace(ctx);

@@ -26,6 +26,12 @@ LockedVariables::~LockedVariables() {
   for (Var* var : locked_) var->mu()->unlock();
 }
 
+absl::Status LockedVariables::LockAndValidate(tensorflow::OpKernelContext* ctx,
+                                              const Inputs& inputs, tensorflow::DataType dtype) {
+  TF_RETURN_IF_ERROR(FindAndLock(ctx, inputs));
+  return Validate(ctx, inputs, dtype);
+}
+
 absl::Status LockedVariables::FindAndLock(tensorflow::OpKernelContext* ctx, const Inputs& inputs) {
   vars_.resize(inputs.num_resources());
   for (int input = 0; input < inputs.num_resources(); ++input) {

@@ -15,18 +15,19 @@ class LockedVariables {
  public:
   ~LockedVariables();
 
-  // Finds the variables of the call and locks them in the order of their addresses, the order that
-  // every TensorFlow kernel keeps.
-  absl::Status FindAndLock(tensorflow::OpKernelContext* ctx, const Inputs& inputs);
-
-  // Checks that each variable is initialised, of type `dtype` (a clock: int64), and that all shapes
-  // fit.
-  absl::Status Validate(tensorflow::OpKernelContext* ctx, const Inputs& inputs,
-                        tensorflow::DataType dtype) const;
+  // Finds the variables of the call, locks them in the order of their addresses, the order that
+  // every TensorFlow kernel keeps, and checks that each is initialised, of type `dtype` (a clock:
+  // int64), and that all shapes fit.
+  absl::Status LockAndValidate(tensorflow::OpKernelContext* ctx, const Inputs& inputs,
+                               tensorflow::DataType dtype);
 
   tensorflow::Tensor* tensor(int input) const { return vars_[input]->tensor(); }
 
  private:
+  absl::Status FindAndLock(tensorflow::OpKernelContext* ctx, const Inputs& inputs);
+  absl::Status Validate(tensorflow::OpKernelContext* ctx, const Inputs& inputs,
+                        tensorflow::DataType dtype) const;
+
   std::vector<tensorflow::core::RefCountPtr<tensorflow::Var>> vars_;
   std::vector<tensorflow::Var*> locked_;
 };
