@@ -125,34 +125,27 @@ class Dispatcher:
         Raises:
             RuntimeError: There are others, and TF_ADADELTA_STRICT=1.
         """
-        none_is_served = [], list(range(len(variables)))
+        all_positions = range(len(variables))
         reason = why_none_is_served()
         if reason is not None:
             self._report(reason)
-            return none_is_served
+            return [], list(all_positions)
         grads = list(map(with_tensor_indices, grads))
         if self._leaves_rows_alone(variables, grads, options):
-            return none_is_served  # No op has both kinds of rows.
+            return [], list(all_positions)  # No op has both kinds of rows.
         plan = self._plan_for(variables, grads, options)
         if plan.unserved and options is not PLAIN:
-            return none_is_served
+            return [], list(all_positions)
         for clock in plan.lagging:
             clock.catch_up()
-        grads_of_groups = [
-            _grads_of(group, [grads[position] for position in group.positions], options)
-            for group in plan.groups
-        ]
+        given = [[grads[position] for position in group.positions] for group in plan.groups]
+        taken = [_grads_of(*ones, options) for ones in zip(plan.groups, given)]
         factors = options.grad_factors(
             [len(group.positions) for group in plan.groups],
-            lambda: [
-                _squared_norms(
-                    group, [grads[position] for position in group.positions], taken, options
-                )
-                for group, taken in zip(plan.groups, grads_of_groups)
-            ],
+            lambda: [_squared_norms(*ones, options) for ones in zip(plan.groups, given, taken)],
         )
         operations = []
-        for group, group_grads, factor in zip(plan.groups, grads_of_groups, factors):
+        for group, group_grads, factor in zip(plan.groups, taken, factors):
             values = hyperparameters(group.device, group.dtype)
             operation = _apply_group(group, group_grads, factor, values, options)
             if operation is not None:
