@@ -174,17 +174,12 @@ def test_number_of_launches(number, launches):
     assert len(launches_of(starts, counts, 4, UNLIMITED, 1)) == launches
 
 
-@pytest.mark.parametrize(
-    "counts, itemsize",
-    [([2**31 + 3], 2), ([5, 2**33 + 1, 7], 4), ([2**40 + 1, 7, 2**33], 4), ([2**41 + 5, 3], 8)],
-)
-def test_sizes_beyond_32_bits(counts, itemsize):
+def check_chunks(launches, starts, counts, itemsize):
+    """The blocks that were looked at have the chunks of all tensors, one after the other."""
     chunk = CHUNK_BYTES // itemsize
-    starts = make_addresses(counts, itemsize, np.random.default_rng(0))
     firsts = np.cumsum([0, *(-(-count // chunk) for count in counts)]).tolist()
-    stride = 999_983 if sum(counts) > 2**34 else 997
     done = 0
-    for number, blocks in launches_of(starts, counts, itemsize, UNLIMITED, stride):
+    for number, blocks in launches:
         assert 1 <= number <= UNLIMITED
         for block, begin, end in blocks:
             tensor = int(np.searchsorted(firsts, done + block, side="right")) - 1
@@ -193,6 +188,17 @@ def test_sizes_beyond_32_bits(counts, itemsize):
             assert end == starts[tensor] + min(offset + chunk, counts[tensor]) * itemsize
         done += number
     assert done == firsts[-1]
+
+
+@pytest.mark.parametrize(
+    "counts, itemsize",
+    [([2**31 + 3], 2), ([5, 2**33 + 1, 7], 4), ([2**40 + 1, 7, 2**33], 4), ([2**41 + 5, 3], 8)],
+)
+def test_sizes_beyond_32_bits(counts, itemsize):
+    starts = make_addresses(counts, itemsize, np.random.default_rng(0))
+    stride = 999_983 if sum(counts) > 2**34 else 997
+    launches = launches_of(starts, counts, itemsize, UNLIMITED, stride)
+    check_chunks(launches, starts, counts, itemsize)
 
 
 def find_nvcc():

@@ -6,6 +6,7 @@ from oracle import DTYPES, ROLES, OptionsOracle
 from test_cuda_kernel import (
     CHUNK_BYTES,
     UNLIMITED,
+    check_chunks,
     emulate,
     emulate_with,
     launches_of,
@@ -169,18 +170,9 @@ def test_number_of_launches(buffers):
 @pytest.mark.parametrize("buffers", BUFFERS)
 def test_sizes_beyond_32_bits(buffers):
     counts, itemsize = [5, 2**33 + 1, 7, 2**40 + 1], 4
-    chunk = CHUNK_BYTES // itemsize
     starts = make_addresses(counts, itemsize, np.random.default_rng(0))
-    firsts = np.cumsum([0, *(-(-count // chunk) for count in counts)]).tolist()
-    done = 0
-    for number, blocks in launches_of(starts, counts, itemsize, UNLIMITED, 999_983, True, buffers):
-        for block, begin, end in blocks:
-            tensor = int(np.searchsorted(firsts, done + block, side="right")) - 1
-            offset = (done + block - firsts[tensor]) * chunk
-            assert begin == starts[tensor] + offset * itemsize
-            assert end == starts[tensor] + min(offset + chunk, counts[tensor]) * itemsize
-        done += number
-    assert done == firsts[-1]
+    launches = launches_of(starts, counts, itemsize, UNLIMITED, 999_983, True, buffers)
+    check_chunks(launches, starts, counts, itemsize)
 
 
 def expected_norms(grads, grad_accums, grad_scale):

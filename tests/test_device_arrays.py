@@ -65,6 +65,19 @@ def check_returned(call):
                 assert array.deleted == sum(taken)
 
 
+def check_refused(mistake, call, run, lists_of):
+    """The mistake made in the call is named, and nothing that was taken for it is kept."""
+    spoil, error, message = mistake
+    spoil(call)
+    with pytest.raises(error, match=re.escape(message)):
+        run(call)
+    check_returned(lists_of(call))
+
+
+def as_lists(call):
+    return [value if isinstance(value, list) else [value] for value in call.values()]
+
+
 @pytest.mark.parametrize("version", [None, (1, 0), (1, 7)])
 @pytest.mark.parametrize("dtype", [("float", 16), ("bfloat", 16), ("float", 32), ("float", 64)])
 def test_valid_call_says_what_is_missing(dtype, version):
@@ -273,12 +286,7 @@ BAD = {
 
 @pytest.mark.parametrize("mistake", BAD)
 def test_bad_input(mistake):
-    spoil, error, message = BAD[mistake]
-    call = make_call()
-    spoil(call)
-    with pytest.raises(error, match=re.escape(message)):
-        run(call)
-    check_returned(call)
+    check_refused(BAD[mistake], make_call(), run, lambda call: call)
 
 
 BAD_SPARSE = {
@@ -335,12 +343,7 @@ BAD_SPARSE = {
 
 @pytest.mark.parametrize("mistake", BAD_SPARSE)
 def test_bad_sparse_input(mistake):
-    spoil, error, message = BAD_SPARSE[mistake]
-    call = make_sparse_call()
-    spoil(call)
-    with pytest.raises(error, match=re.escape(message)):
-        run_sparse(call)
-    check_returned(call.values())
+    check_refused(BAD_SPARSE[mistake], make_sparse_call(), run_sparse, dict.values)
 
 
 def options_of(**settings):
@@ -417,12 +420,10 @@ BAD_OPTIONS = {
 
 @pytest.mark.parametrize("mistake", BAD_OPTIONS)
 def test_bad_options(mistake):
-    spoil, error, message = BAD_OPTIONS[mistake]
-    call = options_of()
-    spoil(call)
-    with pytest.raises(error, match=re.escape(message)):
+    def run_options(call):
         kernels.fused_adadelta_apply(learning_rate=1.0, **call)
-    check_returned(value if isinstance(value, list) else [value] for value in call.values())
+
+    check_refused(BAD_OPTIONS[mistake], options_of(), run_options, as_lists)
 
 
 BAD_NORMS = {
@@ -477,13 +478,9 @@ BAD_NORMS = {
 
 @pytest.mark.parametrize("mistake", BAD_NORMS)
 def test_bad_norms(mistake):
-    spoil, error, message = BAD_NORMS[mistake]
     grads, out = make_norms()
     call = {"grads": grads, "grad_accums": [DeviceArray() for _ in range(2)], "out": out}
-    spoil(call)
-    with pytest.raises(error, match=re.escape(message)):
-        kernels.squared_norms(**call)
-    check_returned(value if isinstance(value, list) else [value] for value in call.values())
+    check_refused(BAD_NORMS[mistake], call, lambda call: kernels.squared_norms(**call), as_lists)
 
 
 def test_settings_of_norms_that_do_not_go_with_numpy():
