@@ -34,8 +34,8 @@ TF_ADADELTA_INLINE Scalars<T> MakeScalars(double learning_rate, double rho, doub
           static_cast<T>(epsilon)};
 }
 
-// A step in two halves that share nothing but what the first returns, so that a kernel may run them
-// one after the other over a short piece of its arrays.
+// A step in three parts, each of which takes what the one before returns, so that a kernel may run
+// them one after the other over short pieces of its arrays.
 //
 // Together they take two roots and a division. The cheaper sqrt((u + ε) / (a + ε)) underflows once
 // a exceeds u by 2^126, which a gradient of 1e16 reaches, and is no faster where memory is the
@@ -49,15 +49,21 @@ TF_ADADELTA_INLINE T AccumulateGradient(const Scalars<T>& s, const T& grad, T& a
   return grad / sqrt(accum + s.epsilon);
 }
 
-// Moves `var` by what the first half returned times the root of the averaged squared updates, and
-// averages this update into them.
+// Multiplies that by the root of the averaged squared updates, averages the square of this update
+// into `accum_update`; returns the update.
 template <typename T>
-TF_ADADELTA_INLINE void ApplyUpdate(const Scalars<T>& s, const T& normalized_grad, T& var,
-                                    T& accum_update) {
+TF_ADADELTA_INLINE T AccumulateUpdate(const Scalars<T>& s, const T& normalized_grad,
+                                      T& accum_update) {
   using std::sqrt;
   const T delta = normalized_grad * sqrt(accum_update + s.epsilon);
   accum_update = s.rho * accum_update + s.one_minus_rho * (delta * delta);
-  var = var - s.learning_rate * delta;
+  return delta;
+}
+
+// Returns the variable, moved by that update.
+template <typename T>
+TF_ADADELTA_INLINE T MoveVariable(const Scalars<T>& s, const T& delta, const T& var) {
+  return var - s.learning_rate * delta;
 }
 
 // What else is done around a step, in the type in which the step is computed. What is not asked for

@@ -10,10 +10,33 @@
 namespace tf_adadelta {
 namespace {
 
-// The elements between the two halves of a step. Four arrays read side by side fight for the same
-// lines of the first cache where their addresses are alike (as those of large allocations are);
-// with two at a time they do not, and this many elements stay in that cache (docs/design.md).
 constexpr int64_t kChunk = 256;
+
+// Runs the stages of a step over the elements [begin, end), the last stage named first. Each is
+// called with the index of an element and a value of it that is handed on from stage to stage.
+//
+// Arrays that are visited at the same index fight for the same bank of the memory, and for the same
+// lines of the first cache, where their addresses are alike, as those of large allocations are. So
+// each stage is a chunk behind the one before, and what it is handed waits in that cache
+// (docs/design.md).
+template <typename Value, typename... Stages>
+TF_ADADELTA_INLINE void RunStages(int64_t begin, int64_t end, const Stages&... stages) {
+  constexpr int kNumStages = sizeof...(Stages);
+  alignas(64) Value values[kNumStages][kChunk];
+  const auto run = [&](int64_t chunk, const auto& stage) __attribute__((always_inline)) {
+    const int64_t first = begin + chunk * kChunk;
+    if (chunk < 0 || first >= end) return;
+    const int64_t size = end - first < kChunk ? end - first : kChunk;
+    Value* const value = values[chunk % kNumStages];
+#pragma GCC ivdep
+    for (int64_t i = 0; i < size; ++i) stage(first + i, value[i]);
+  };
+  constexpr int64_t kBehind = kNumStages - 1;
+  for (int64_t chunk = -kBehind; begin + chunk * kChunk < end; ++chunk) {
+    int64_t c = chunk;
+    (run(c++, stages), ...);
+  }
+}
 
 // `kAverage` and `kGradAccum`: whether the variable has these buffers.
 template <typename Storage, typename Compute, bool kOptions, bool kAverage, bool kGradAccum>
@@ -28,33 +51,40 @@ TF_ADADELTA_INLINE void Adadelta(const TensorUpdate& update, int64_t begin, int6
   [[maybe_unused]] Storage* __restrict__ const grad_accum =
       static_cast<Storage*>(update.grad_accum);
   [[maybe_unused]] const bool decays = options.variable_loss != 0;
-  alignas(64) Compute normalized_grad[kChunk];
-  for (int64_t chunk = begin; chunk < end; chunk += kChunk) {
-    const int64_t size = end - chunk < kChunk ? end - chunk : kChunk;
-    for (int64_t i = 0; i < size; ++i) {
-      Compute g = Load(grad[chunk + i]);
-      if constexpr (kGradAccum) {
-        g = AddGradient<Compute>(options, g, Load(grad_accum[chunk + i]));
-        Store(Compute{0}, &grad_accum[chunk + i]);
-      } else if constexpr (kOptions) {
-        g = options.grad_scale * g;
-      }
-      if constexpr (kOptions) g = ClipGradient<Compute>(options, g);
-      Compute a = Load(accum[chunk + i]);
-      normalized_grad[i] = AccumulateGradient<Compute>(scalars, g, a);
-      Store(a, &accum[chunk + i]);
+
+  const auto accumulate_gradient = [&](int64_t i, Compute& value) __attribute__((always_inline)) {
+    Compute g = Load(grad[i]);
+    if constexpr (kGradAccum) {
+      g = AddGradient<Compute>(options, g, Load(grad_accum[i]));
+      Store(Compute{0}, &grad_accum[i]);
+    } else if constexpr (kOptions) {
+      g = options.grad_scale * g;
     }
-    for (int64_t i = 0; i < size; ++i) {
-      Compute x = Load(var[chunk + i]);
-      Compute u = Load(accum_update[chunk + i]);
-      if constexpr (kOptions) x = decays ? DecayVariable<Compute>(options, x) : x;
-      ApplyUpdate<Compute>(scalars, normalized_grad[i], x, u);
-      Store(x, &var[chunk + i]);
-      Store(u, &accum_update[chunk + i]);
-      if constexpr (kAverage) {
-        Store(Average<Compute>(options, x, Load(average[chunk + i])), &average[chunk + i]);
-      }
-    }
+    if constexpr (kOptions) g = ClipGradient<Compute>(options, g);
+    Compute a = Load(accum[i]);
+    value = AccumulateGradient<Compute>(scalars, g, a);
+    Store(a, &accum[i]);
+  };
+  const auto accumulate_update = [&](int64_t i, Compute& value) __attribute__((always_inline)) {
+    Compute u = Load(accum_update[i]);
+    value = AccumulateUpdate<Compute>(scalars, value, u);
+    Store(u, &accum_update[i]);
+  };
+  const auto move_variable = [&](int64_t i, Compute& value) __attribute__((always_inline)) {
+    Compute x = Load(var[i]);
+    if constexpr (kOptions) x = decays ? DecayVariable<Compute>(options, x) : x;
+    x = MoveVariable<Compute>(scalars, value, x);
+    Store(x, &var[i]);
+    if constexpr (kAverage) value = x;
+  };
+  if constexpr (kAverage) {
+    const auto average_variable = [&](int64_t i, Compute& value) __attribute__((always_inline)) {
+      Store(Average<Compute>(options, value, Load(average[i])), &average[i]);
+    };
+    RunStages<Compute>(begin, end, average_variable, move_variable, accumulate_update,
+                       accumulate_gradient);
+  } else {
+    RunStages<Compute>(begin, end, move_variable, accumulate_update, accumulate_gradient);
   }
 }
 
@@ -105,15 +135,19 @@ TF_ADADELTA_INLINE void Copy(const TensorUpdate& update, int64_t begin, int64_t 
   Bits* __restrict__ const accum = static_cast<Bits*>(update.accum);
   Bits* __restrict__ const accum_update = static_cast<Bits*>(update.accum_update);
   const Bits* __restrict__ const grad = static_cast<const Bits*>(update.grad);
-  for (int64_t chunk = begin; chunk < end; chunk += kChunk) {
-    const int64_t stop = end - chunk < kChunk ? end : chunk + kChunk;
-    for (int64_t i = chunk; i < stop; ++i) accum[i] ^= grad[i];
-    for (int64_t i = chunk; i < stop; ++i) {
-      const Bits x = var[i];
-      var[i] = accum_update[i];
-      accum_update[i] = x;
-    }
-  }
+  const auto swap = [](Bits& array, Bits& value) __attribute__((always_inline)) {
+    const Bits before = array;
+    array = value;
+    value = before;
+  };
+  RunStages<Bits>(
+      begin, end,
+      [&](int64_t i, Bits& value) __attribute__((always_inline)) { swap(var[i], value); },
+      [&](int64_t i, Bits& value) __attribute__((always_inline)) { swap(accum_update[i], value); },
+      [&](int64_t i, Bits& value) __attribute__((always_inline)) {
+        value = grad[i];
+        swap(accum[i], value);
+      });
 }
 
 }  // namespace

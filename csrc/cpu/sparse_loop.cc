@@ -28,7 +28,9 @@ TF_ADADELTA_INLINE void UpdateChunk(const Scalars<Compute>& scalars, Compute hal
     Compute x = Load(var[i]);
     Compute a = DecayIdle<Compute>(half_decay, Load(accum[i]));
     Compute u = DecayIdle<Compute>(half_decay, Load(accum_update[i]));
-    ApplyUpdate<Compute>(scalars, AccumulateGradient<Compute>(scalars, sum[i], a), x, u);
+    const Compute normalized_grad = AccumulateGradient<Compute>(scalars, sum[i], a);
+    const Compute delta = AccumulateUpdate<Compute>(scalars, normalized_grad, u);
+    x = MoveVariable<Compute>(scalars, delta, x);
     Store(x, &var[i]);
     Store(a, &accum[i]);
     Store(u, &accum_update[i]);

@@ -120,7 +120,7 @@ struct UpdateStep {
     if constexpr (Kind::kOptions) {
       x = options.variable_loss != 0 ? DecayVariable<Compute>(options, x) : x;
     }
-    ApplyUpdate<Compute>(scalars, normalized_grad, x, u);
+    x = MoveVariable<Compute>(scalars, AccumulateUpdate<Compute>(scalars, normalized_grad, u), x);
     Store(x, &element[Kind::kVar]);
     Store(a, &element[Kind::kAccum]);
     Store(u, &element[Kind::kAccumUpdate]);

@@ -188,8 +188,9 @@ TF_ADADELTA_INLINE void UpdateColumns(const SparseTask& task, const Scalars<Comp
       Compute new_x = Load(x[i]);
       Compute new_a = DecayIdle<Compute>(half_decay, Load(a[i]));
       Compute new_u = DecayIdle<Compute>(half_decay, Load(u[i]));
-      ApplyUpdate<Compute>(scalars, AccumulateGradient<Compute>(scalars, sum[i], new_a), new_x,
-                           new_u);
+      const Compute normalized_grad = AccumulateGradient<Compute>(scalars, sum[i], new_a);
+      const Compute delta = AccumulateUpdate<Compute>(scalars, normalized_grad, new_u);
+      new_x = MoveVariable<Compute>(scalars, delta, new_x);
       Store(new_x, &var[column]);
       Store(new_a, &accum[column]);
       Store(new_u, &accum_update[column]);

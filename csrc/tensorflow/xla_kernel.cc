@@ -241,7 +241,8 @@ void EmitWithOptions(const Inputs& inputs, const Converter& converted,
   XlaOp& var = now[Inputs::kVars];
   var = where(xla::Ne(o.variable_loss, zero), DecayVariable<XlaOp>(o, var), var);
   const XlaOp normalized_grad = AccumulateGradient<XlaOp>(scalars, grad, now[Inputs::kAccums]);
-  ApplyUpdate<XlaOp>(scalars, normalized_grad, var, now[Inputs::kAccumUpdates]);
+  var = MoveVariable<XlaOp>(
+      scalars, AccumulateUpdate<XlaOp>(scalars, normalized_grad, now[Inputs::kAccumUpdates]), var);
   if (inputs.has(Inputs::kGradAccums)) {
     const XlaOp update = xla::Ne(converted(Inputs::kUpdate), zero);
     for (const Inputs::List list : {Inputs::kVars, Inputs::kAccums, Inputs::kAccumUpdates}) {
@@ -274,7 +275,9 @@ std::vector<XlaOp> EmitUpdateHlo(const Inputs& inputs, const Operands& operands)
     } else {
       const XlaOp normalized_grad =
           AccumulateGradient<XlaOp>(scalars, converted(Inputs::kGrads, i), now[Inputs::kAccums]);
-      ApplyUpdate<XlaOp>(scalars, normalized_grad, now[Inputs::kVars], now[Inputs::kAccumUpdates]);
+      const XlaOp delta =
+          AccumulateUpdate<XlaOp>(scalars, normalized_grad, now[Inputs::kAccumUpdates]);
+      now[Inputs::kVars] = MoveVariable<XlaOp>(scalars, delta, now[Inputs::kVars]);
     }
     for_each_list([&](Inputs::List list) {
       results[inputs.at(list, i)] = xla::ConvertElementType(now[list], type);
