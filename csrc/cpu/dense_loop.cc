@@ -5,6 +5,7 @@
 #include "cpu/dense_loop.h"
 
 #include "adadelta.h"
+#include "cpu/half_pieces.h"
 #include "storage.h"
 
 namespace tf_adadelta {
@@ -128,6 +129,43 @@ TF_ADADELTA_INLINE void Dispatch(const TensorUpdate& update, int64_t begin, int6
                  : Accumulate<Storage, Compute, false>(update, begin, end, o);
 }
 
+// The elements of float16 arrays that are made floats at once, to stay in the first cache.
+constexpr int64_t kPiece = 512;
+
+TF_ADADELTA_INLINE void DispatchHalf(const TensorUpdate& update, int64_t begin, int64_t end,
+                                     const Hyperparameters& h, const Options* options,
+                                     double clip_factor) {
+  const bool updates = options == nullptr || options->update || update.grad_accum == nullptr;
+  alignas(64) float values[6][kPiece];
+  for (int64_t first = begin; first < end; first += kPiece) {
+    const int64_t size = end - first < kPiece ? end - first : kPiece;
+    const auto widen = [&](const void* array, float* out) __attribute__((always_inline)) {
+      if (array == nullptr) return static_cast<float*>(nullptr);
+      Widen(static_cast<const Half*>(array) + first, size, out);
+      return out;
+    };
+    const auto narrow = [&](const void* in, void* array) __attribute__((always_inline)) {
+      if (array == nullptr) return;
+      Narrow(static_cast<const float*>(in), size, static_cast<Half*>(array) + first);
+    };
+    TensorUpdate wide;
+    wide.grad = widen(update.grad, values[0]);
+    wide.accum = widen(update.accum, values[1]);
+    wide.accum_update = widen(update.accum_update, values[2]);
+    wide.var = widen(update.var, values[3]);
+    wide.average = widen(update.average, values[4]);
+    wide.grad_accum = widen(update.grad_accum, values[5]);
+    Dispatch<float, float>(wide, 0, size, h, options, clip_factor);
+    if (updates) {
+      narrow(wide.accum, update.accum);
+      narrow(wide.accum_update, update.accum_update);
+      narrow(wide.var, update.var);
+    }
+    narrow(wide.average, update.average);
+    narrow(wide.grad_accum, update.grad_accum);
+  }
+}
+
 // The same loads and stores in the same order.
 template <typename Bits>
 TF_ADADELTA_INLINE void Copy(const TensorUpdate& update, int64_t begin, int64_t end) {
@@ -168,7 +206,7 @@ void TF_ADADELTA_DENSE_LOOP(LoopKind kind, DType dtype, const TensorUpdate& upda
   }
   switch (dtype) {
     case DType::kHalf:
-      return Dispatch<Half, float>(update, begin, end, h, options, clip_factor);
+      return DispatchHalf(update, begin, end, h, options, clip_factor);
     case DType::kBFloat16:
       return Dispatch<BFloat16, float>(update, begin, end, h, options, clip_factor);
     case DType::kFloat:
