@@ -29,6 +29,7 @@ TF_ADADELTA_INLINE void RunStages(int64_t begin, int64_t end, const Stages&... s
     if (chunk < 0 || first >= end) return;
     const int64_t size = end - first < kChunk ? end - first : kChunk;
     Value* const value = values[chunk % kNumStages];
+    // What restrict says is lost in the calls of a stage.
 #pragma GCC ivdep
     for (int64_t i = 0; i < size; ++i) stage(first + i, value[i]);
   };
