@@ -2,13 +2,18 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <memory>
 #include <mutex>
+#include <thread>
 #include <vector>
 
 namespace tf_adadelta {
 namespace {
+
+// A block takes about as long as it takes to be woken: who waits for the last ones stays awake.
+constexpr std::chrono::microseconds kStayAwake(50);
 
 // Shared with the helpers, since one may start only after the call has returned. It then finds no
 // block left and never touches `body`, which by that time is gone.
@@ -45,6 +50,14 @@ struct Claims {
   }
 
   void Wait() {
+    const auto until = std::chrono::steady_clock::now() + kStayAwake;
+    while (done != num_blocks) {
+      if (std::chrono::steady_clock::now() > until) return Sleep();
+      std::this_thread::yield();
+    }
+  }
+
+  void Sleep() {
     std::unique_lock<std::mutex> lock(mutex);
     all_done.wait(lock, [this] { return done == num_blocks; });
   }
@@ -54,7 +67,7 @@ struct Claims {
   const std::function<void(int64_t)>& body;
   std::mutex mutex;
   std::condition_variable all_done;
-  int64_t done = 0;  // Guarded by mutex.
+  std::atomic<int64_t> done = 0;
 };
 
 }  // namespace
