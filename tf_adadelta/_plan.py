@@ -189,7 +189,9 @@ class Planner:
                 reason = "appears twice in one step"
             seen.add(id(variable))
             slots = None if reason else self._slots(variable)
-            if slots and any(map(_replicas.is_replicated, slots)) != _replicas.is_replicated(variable):
+            if slots and any(map(_replicas.is_replicated, slots)) != _replicas.is_replicated(
+                variable
+            ):
                 reason = "has replicas, but its slots were made outside of their strategy's scope"
             if reason is not None:
                 plan.unserved.setdefault(reason, []).append(position)
@@ -237,7 +239,7 @@ class Planner:
         if self._on_clock is None:
             return None, None
         clock = self._clocks.get(variable.ref())
-        if not sparse and not tf.executing_eagerly():
+        if not _replicas.can_create() or (not sparse and not tf.executing_eagerly()):
             self.keep_up_to_date(variable)
         if clock is None and sparse and variable.ref() not in self._in_graphs:
             clock = self._clocks[variable.ref()] = RowClock(variable, slots)

@@ -48,7 +48,9 @@ def _has_library(task: str) -> bool:
         except tf.errors.NotFoundError:
             _HAS_LIBRARY[task] = False
         except tf.errors.UnavailableError:
-            return True  # Down for now: who knows. The step itself will say if it comes back without.
+            return (
+                True  # Down for now: who knows. The step itself will say if it comes back without.
+            )
         else:
             _HAS_LIBRARY[task] = True
     return _HAS_LIBRARY[task]
