@@ -213,7 +213,7 @@ needs_nvcc = pytest.mark.skipif(NVCC is None, reason="there is no nvcc on the PA
 def nvcc(output, *arguments, source="dense.cu"):
     source = str(CSRC / "cuda" / source)
     return subprocess.run(
-        [NVCC, "-std=c++17", f"-I{CSRC}", *arguments, "-o", str(output), source],
+        [NVCC, "-std=c++17", "--fmad=false", f"-I{CSRC}", *arguments, "-o", str(output), source],
         capture_output=True,
         text=True,
         timeout=120,
