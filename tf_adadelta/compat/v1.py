@@ -6,7 +6,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from tf_adadelta._dispatch import Dispatcher
+from tf_adadelta import _replicas
+from tf_adadelta._dispatch import Dispatcher, StockUpdate
 
 
 @dataclasses.dataclass
@@ -17,11 +18,13 @@ class _Update:
         variable: The variable.
         grad: Its gradient: a tensor or `tf.IndexedSlices`.
         stock: Does it by the stock op.
+        replica: The replica that has the variable, None if there is one for all.
     """
 
     variable: tf.Variable
     grad: Any
     stock: Callable[[], tf.Operation]
+    replica: int | None = dataclasses.field(default_factory=_replicas.replica_of_update)
 
 
 class AdadeltaOptimizer(tf.compat.v1.train.AdadeltaOptimizer):
@@ -76,7 +79,9 @@ class AdadeltaOptimizer(tf.compat.v1.train.AdadeltaOptimizer):
         sparse_update: str = "lazy",
     ) -> None:
         super().__init__(learning_rate, rho, epsilon, use_locking, name)
-        self._dispatcher = Dispatcher(self._name, self._slots_of, sparse_update)
+        self._dispatcher = Dispatcher(
+            self._name, self._slots_of, sparse_update, StockUpdate("lazy")
+        )
         self._pending: list[_Update] = []
 
     def _slots_of(self, variable: tf.Variable) -> tuple[tf.Variable, tf.Variable]:
@@ -108,15 +113,16 @@ class AdadeltaOptimizer(tf.compat.v1.train.AdadeltaOptimizer):
         return self._defer(_Update(var, grad, lambda: stock(grad, var)))
 
     def _defer(self, update: _Update) -> tf.Operation | None:
-        # The base class applies a constraint as soon as this returns, and a strategy is in the
-        # middle of updating one replica.
-        if update.variable.constraint is not None or tf.distribute.has_strategy():
+        # The base class applies a constraint as soon as this returns.
+        if update.variable.constraint is not None:
             return tf.group(*self._apply([update]))
         self._pending.append(update)
         return None
 
     def _finish(self, update_ops: list[tf.Operation | None], name_scope: str) -> tf.Operation:
-        pending, self._pending = self._pending, []
+        here = _replicas.replica_of_update()  # A strategy calls this for each of its replicas.
+        pending = [update for update in self._pending if update.replica == here]
+        self._pending = [update for update in self._pending if update.replica != here]
         update_ops = [operation for operation in update_ops if operation is not None]
         return super()._finish([*update_ops, *self._apply(pending)], name_scope)
 
