@@ -15,7 +15,7 @@ from tensorflow.python.framework import kernels as registered_kernels
 from test_cuda_kernel import NVCC, needs_nvcc
 
 import tf_adadelta
-from tf_adadelta import _support, ops
+from tf_adadelta import _gpus, _support, ops
 
 ROOT = Path(__file__).resolve().parents[1]
 INFO = tf_adadelta.build_info()
@@ -311,12 +311,52 @@ def test_cuda_runtime_is_linked_statically_and_hidden():
         assert b"3cub" not in exported.stdout  # As compilers write cub:: in a symbol.
 
 
-def test_devices_that_are_served():
-    assert ("GPU" in _support._DEVICE_TYPES) == INFO["cuda"]
-    assert "rebuild it with CUDA, `TF_ADADELTA_CUDA=ON pip install" in _support._no_kernel_for(
-        "GPU"
-    )
-    assert "CUDA" not in _support._no_kernel_for("TPU")
+def test_a_gpu_without_a_kernel(monkeypatch):
+    if not INFO["cuda"]:
+        reason = _support._why_no_kernel("GPU:0")
+        assert "rebuild it with CUDA, `TF_ADADELTA_CUDA=ON pip install" in reason
+    assert "CUDA" not in _support._why_no_kernel("TPU:0")
+    info = {**INFO, "cuda": True, "cuda_architectures": ["75-real", "90"], "cuda_toolkit": "13.0.1"}
+    monkeypatch.setattr(_gpus, "build_info", lambda: info)
+    monkeypatch.setattr(_gpus, "_capability", lambda index: (7, 0) if index else (8, 9))
+    monkeypatch.setattr(_gpus._kernels, "cuda_driver_version", lambda: 13000)
+    _gpus.why_not_served.cache_clear()
+    try:
+        assert "is on GPU:1, of compute capability 7.0" in _support._why_no_kernel("GPU:1")
+        assert (
+            _support._why_no_kernel("/job:worker/task:1/device:GPU:1") is None
+        )  # Not ours to see.
+    finally:
+        _gpus.why_not_served.cache_clear()
+
+
+DEFAULT = ["75-real", "80-real", "89-real", "90"]
+
+
+@pytest.mark.parametrize(
+    ("capability", "architectures", "toolkit", "driver", "reason"),
+    [
+        ((7, 5), DEFAULT, "13.0.88", (13, 0), None),
+        ((8, 6), DEFAULT, "13.0.88", (13, 0), None),
+        ((9, 0), DEFAULT, "13.0.88", (13, 0), None),
+        ((12, 0), DEFAULT, "13.0.88", (13, 0), None),  # By the PTX.
+        ((12, 0), ["90-real"], "13.0.88", (13, 0), "was built for 90-real: rebuild it"),
+        ((12, 0), DEFAULT, "13.1.80", (13, 0), "was built for 75-real, 80-real, 89-real, 90"),
+        ((9, 0), DEFAULT, "13.1.80", (13, 0), None),
+        ((7, 0), DEFAULT, "13.0.88", (13, 0), "rebuild with a toolkit of 12.1 to 12.9"),
+        ((7, 0), ["70-real", "90"], "12.9.86", (13, 0), None),
+        ((7, 0), ["80-real", "90"], "12.9.86", (12, 9), "DCMAKE_CUDA_ARCHITECTURES=70"),
+        ((6, 1), DEFAULT, "13.0.88", (13, 0), "the kernels need 7.0 or newer"),
+        ((9, 0), DEFAULT, "13.0.88", (12, 8), "rebuild with a CUDA 12 toolkit"),
+        ((9, 0), DEFAULT, "12.9.86", (12, 0), "update it to one for 12.1 or newer"),
+        ((10, 0), ["90a"], "12.9.86", (12, 9), "was built for 90a"),
+        ((9, 0), ["90a"], "12.9.86", (12, 9), None),
+        ((9, 0), ["native"], "12.9.86", (12, 9), None),
+    ],
+)
+def test_gpus_that_a_build_runs_on(capability, architectures, toolkit, driver, reason):
+    found = _gpus.why_no_code(capability, architectures, toolkit, driver)
+    assert found is None if reason is None else reason in found
 
 
 def test_glue_knows_no_cuda_header():
