@@ -224,7 +224,9 @@ def architectures():
     if NVCC is None:
         return ["none"]
     listed = subprocess.run([NVCC, "--list-gpu-arch"], capture_output=True, text=True).stdout
-    found = sorted(set(re.findall(r"compute_(\d+)", listed)), key=int)
+    found = sorted(
+        {name for name in re.findall(r"compute_(\d+)", listed) if int(name) >= 70}, key=int
+    )
     # A few seconds each: the oldest and the newest always, those between in CI.
     between = [pytest.param(name, marks=pytest.mark.exhaustive) for name in found[1:-1]]
     return [found[0], *between, found[-1]]
