@@ -9,6 +9,7 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <type_traits>
 
 #if defined(__CUDACC__)
 #define TF_ADADELTA_INLINE __host__ __device__ __forceinline__
@@ -17,6 +18,21 @@
 #endif
 
 namespace tf_adadelta {
+
+// a * b + c. Of floats and doubles it is rounded once where the processor can, which is everywhere
+// but in the baseline code for x86-64; and no compiler may fuse what is not written so. Thus the
+// kernels of the CPU and of the GPU, with options and without, compute the same bits.
+template <typename T>
+TF_ADADELTA_INLINE T MultiplyAdd(const T& a, const T& b, const T& c) {
+#if defined(__CUDA_ARCH__)
+  if constexpr (std::is_same_v<T, float>) return __fmaf_rn(a, b, c);
+  if constexpr (std::is_same_v<T, double>) return __fma_rn(a, b, c);
+#elif defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+  if constexpr (std::is_same_v<T, float>) return __builtin_fmaf(a, b, c);
+  if constexpr (std::is_same_v<T, double>) return __builtin_fma(a, b, c);
+#endif
+  return a * b + c;
+}
 
 // The scalars of one step, in the type in which the step is computed.
 template <typename T>
@@ -45,7 +61,7 @@ TF_ADADELTA_INLINE Scalars<T> MakeScalars(double learning_rate, double rho, doub
 template <typename T>
 TF_ADADELTA_INLINE T AccumulateGradient(const Scalars<T>& s, const T& grad, T& accum) {
   using std::sqrt;
-  accum = s.rho * accum + s.one_minus_rho * (grad * grad);
+  accum = MultiplyAdd<T>(s.rho, accum, s.one_minus_rho * (grad * grad));
   return grad / sqrt(accum + s.epsilon);
 }
 
@@ -56,14 +72,14 @@ TF_ADADELTA_INLINE T AccumulateUpdate(const Scalars<T>& s, const T& normalized_g
                                       T& accum_update) {
   using std::sqrt;
   const T delta = normalized_grad * sqrt(accum_update + s.epsilon);
-  accum_update = s.rho * accum_update + s.one_minus_rho * (delta * delta);
+  accum_update = MultiplyAdd<T>(s.rho, accum_update, s.one_minus_rho * (delta * delta));
   return delta;
 }
 
 // Returns the variable, moved by that update.
 template <typename T>
 TF_ADADELTA_INLINE T MoveVariable(const Scalars<T>& s, const T& delta, const T& var) {
-  return var - s.learning_rate * delta;
+  return MultiplyAdd<T>(-s.learning_rate, delta, var);
 }
 
 // What else is done around a step, in the type in which the step is computed. What is not asked for
@@ -90,7 +106,7 @@ TF_ADADELTA_INLINE OptionScalars<T> MakeOptionScalars(double grad_scale, double 
 // Adds a gradient to those since the last step.
 template <typename T>
 TF_ADADELTA_INLINE T AddGradient(const OptionScalars<T>& o, const T& grad, const T& accumulated) {
-  return accumulated + o.grad_scale * grad;
+  return MultiplyAdd<T>(o.grad_scale, grad, accumulated);
 }
 
 // A value that is not a number stays one.
@@ -106,13 +122,13 @@ TF_ADADELTA_INLINE T ClipGradient(const OptionScalars<T>& o, const T& grad) {
 
 template <typename T>
 TF_ADADELTA_INLINE T DecayVariable(const OptionScalars<T>& o, const T& var) {
-  return var - o.variable_loss * var;
+  return MultiplyAdd<T>(-o.variable_loss, var, var);
 }
 
 // The moving average of a variable.
 template <typename T>
 TF_ADADELTA_INLINE T Average(const OptionScalars<T>& o, const T& var, const T& average) {
-  return o.ema_momentum * average + o.one_minus_ema_momentum * var;
+  return MultiplyAdd<T>(o.ema_momentum, average, o.one_minus_ema_momentum * var);
 }
 
 // Catches up with the steps in which a gradient was zero: each of them multiplied both averages by

@@ -2,6 +2,7 @@
 #ifndef TF_ADADELTA_TENSOR_UPDATE_H_
 #define TF_ADADELTA_TENSOR_UPDATE_H_
 
+#include <algorithm>
 #include <cstdint>
 #include <limits>
 #include <vector>
@@ -13,6 +14,7 @@ enum class DType { kHalf, kBFloat16, kFloat, kDouble };
 
 // One variable of a call: buffers of `count` elements each. Those that are written overlap nothing
 // else in the call. All variables of a call have an average, or none has; likewise for grad_accum.
+// The buffers of an empty variable may be null.
 struct TensorUpdate {
   void* var;
   void* accum;
@@ -22,6 +24,17 @@ struct TensorUpdate {
   void* average = nullptr;     // The moving average of the variable.
   void* grad_accum = nullptr;  // The sum of the gradients since the last update.
 };
+
+// Whether the variables of a call have these. All are asked, since an empty one does not tell.
+inline bool HaveAverages(const std::vector<TensorUpdate>& updates) {
+  return std::any_of(updates.begin(), updates.end(),
+                     [](const TensorUpdate& update) { return update.average != nullptr; });
+}
+template <typename Update>
+bool HaveGradAccums(const std::vector<Update>& updates) {
+  return std::any_of(updates.begin(), updates.end(),
+                     [](const Update& update) { return update.grad_accum != nullptr; });
+}
 
 // The type of the indices of a sparse gradient.
 enum class IndexType { kInt32, kInt64 };
@@ -69,10 +82,10 @@ struct Options {
 
 // Whether nothing is asked for around the update of these variables.
 inline bool IsPlain(const std::vector<TensorUpdate>& updates, const Options& o) {
-  const bool buffers = !updates.empty() && (updates[0].average || updates[0].grad_accum);
   const Options none;
-  return !buffers && o.grad_scale == none.grad_scale && o.clip_factors == none.clip_factors &&
-         o.clipvalue == none.clipvalue && o.weight_decay == none.weight_decay;
+  return !HaveAverages(updates) && !HaveGradAccums(updates) && o.grad_scale == none.grad_scale &&
+         o.clip_factors == none.clip_factors && o.clipvalue == none.clipvalue &&
+         o.weight_decay == none.weight_decay;
 }
 
 // A gradient of which the norm is asked for, with what it will be added to (or null).

@@ -161,3 +161,22 @@ def update(x, a, u, g, learning_rate, rho=0.95, epsilon=1e-7):
     delta = g * np.sqrt(u + epsilon) / np.sqrt(a + epsilon)
     u = rho * u + (1 - rho) * delta**2
     return x - learning_rate * delta, a, u
+
+
+def sum_rows(rows, dtype):
+    """The gradients of a row summed as row_sums.h has it, to the bit."""
+    parts = []
+    while len(rows):
+        size = next(size for size in (4096, 64, 1) if len(rows) >= size)
+        group, rows = rows[:size], rows[size:]
+        if size == 4096:
+            group = [_sum_in_order(group[i : i + 64], dtype) for i in range(0, size, 64)]
+        parts.append(_sum_in_order(group, dtype))
+    return _sum_in_order(parts, dtype)
+
+
+def _sum_in_order(rows, dtype):
+    total = np.array(rows[0], dtype)
+    for row in rows[1:]:
+        total = total + row.astype(dtype)
+    return total

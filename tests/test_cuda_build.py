@@ -15,7 +15,7 @@ from tensorflow.python.framework import kernels as registered_kernels
 from test_cuda_kernel import NVCC, needs_nvcc
 
 import tf_adadelta
-from tf_adadelta import _support, ops
+from tf_adadelta import _gpus, _support, ops
 
 ROOT = Path(__file__).resolve().parents[1]
 INFO = tf_adadelta.build_info()
@@ -91,14 +91,14 @@ def test_auto_without_a_toolkit(configuration):
     configuration.run("TF_ADADELTA_CUDA=AUTO")
     assert "CUDA: no: nvcc was not found (looked at the PATH and" in configuration.output
     assert configuration.info["cuda"] is False
-    assert "pip install nvidia-cuda-nvcc" in configuration.info["cuda_reason"]
+    assert "pip install 'nvidia-cuda-nvcc'" in configuration.info["cuda_reason"]
 
 
 def test_on_without_a_toolkit(configuration):
     configuration.run("TF_ADADELTA_CUDA=ON")
     assert configuration.failed
     assert "TF_ADADELTA_CUDA=ON, but nvcc was not found" in configuration.output
-    assert "pip install nvidia-cuda-nvcc" in configuration.output
+    assert "pip install 'nvidia-cuda-nvcc'" in configuration.output
 
 
 def test_off(configuration):
@@ -114,16 +114,21 @@ def test_neither_on_nor_off(configuration):
     assert "TF_ADADELTA_CUDA is 'perhaps', expected ON, OFF or AUTO" in configuration.output
 
 
+# What an nvcc says of itself.
+PRETENCE = (
+    '[ "$1" = --version ] && echo V13.0.88 && exit\n'
+    '[ "$1" = --list-gpu-arch ] && echo compute_90 && exit\n'
+)
 BROKEN = {
     "does not compile": (
-        '[ "$1" = --version ] && echo V13.0.88 && exit\necho \'"no" header\' >&2; exit 1',
-        r'nvcc does not compile: "no" header',
+        f"{PRETENCE}echo '\"no\" header' >&2; exit 1",
+        'nvcc does not compile for 90: "no" header',
     ),
     "no CUB": (
-        '[ "$1" = --version ] && echo V13.0.88 && exit\n'
+        f"{PRETENCE}"
         "for last; do :; done; while read -r line; do case $line in "
         '*"<cub/"*) echo no CUB >&2 ;; esac; done < "$last"; exit 1',
-        r"nvcc does not compile: no CUB",
+        "nvcc does not compile for 90: no CUB",
     ),
     "old": ("echo V11.8.89", r"is of CUDA 11.8.89, but 12.1 is needed"),
     "no nvcc": ("echo nothing", r"nvcc --version does not work: nothing"),
@@ -174,15 +179,15 @@ def supported_architectures():
 @needs_nvcc
 @pytest.mark.parametrize(
     "wanted",
-    [(), ("sm_60", "sm_70", "sm_80", "sm_89", "compute_90"), ("compute_90", "sm_80"), ("sm_35",)],
+    [(), ("sm_60", "sm_70", "sm_80", "sm_89", "compute_90"), ("compute_90", "sm_80"), ("sm_60",)],
 )
 def test_architectures_of_tensorflow(configuration, wanted):
     configuration.add_nvcc(configuration.path)
     configuration.run(f"TENSORFLOW_CUDA_ARCHITECTURES={';'.join(wanted)}")
     supported = supported_architectures()
-    numbers = [int(name.split("_")[1]) for name in wanted] or [60, 70, 80, 89, 90]
+    numbers = [int(name.split("_")[1]) for name in wanted] or [70, 80, 89, 90]
     expected = set()
-    for number in numbers:
+    for number in filter(lambda number: number >= 70, numbers):
         same_major = [other for other in supported if other // 10 == number // 10]
         expected |= {number} if number in supported else set(same_major[:1])
     *older, newest = sorted(expected) or supported[-1:]
@@ -198,6 +203,51 @@ def test_architectures_that_were_asked_for(configuration, by):
     else:
         configuration.run(CUDAARCHS="80-real;90")
     assert configuration.info["cuda_architectures"] == ["80-real", "90"]
+
+
+@needs_nvcc
+def test_architecture_that_the_kernels_cannot_have(configuration):
+    configuration.add_nvcc(configuration.path)
+    configuration.run("CMAKE_CUDA_ARCHITECTURES=60;80")
+    assert configuration.failed
+    message = "CMAKE_CUDA_ARCHITECTURES has 60, but the kernels need 70 or newer"
+    assert message in configuration.output
+
+
+@needs_nvcc
+def test_what_is_tried_is_what_is_built(configuration):
+    """A toolkit of which one architecture does not take such kernels is not used."""
+    refuse_80 = (
+        'case "$*" in *compute_80*cuda_trial.cu*) '
+        f'echo "ptxas error: too large" >&2; exit 1 ;; esac; exec "{NVCC}" "$@"'
+    )
+    configuration.add_nvcc(configuration.path, refuse_80)
+    configuration.run("TENSORFLOW_CUDA_ARCHITECTURES=sm_80;compute_90")
+    reason = "nvcc does not compile for 80-real, 90: ptxas error: too large"
+    assert reason in configuration.info["cuda_reason"]
+    configuration.run("TENSORFLOW_CUDA_ARCHITECTURES=compute_90")
+    assert configuration.info["cuda"] is True
+
+
+ADVICE = {
+    "13.1": "(12.1 to 13.1, which the driver of this machine supports) and put its nvcc on the "
+    "PATH, or set CUDAToolkit_ROOT to it, or run `pip install 'nvidia-cuda-nvcc<13.2' "
+    "'nvidia-cuda-crt<13.2' 'nvidia-cuda-runtime<13.2' 'nvidia-cuda-cccl<13.2' 'nvidia-nvvm<13.2'`",
+    "12.4": "Install a CUDA toolkit (12.1 to 12.4, which the driver of this machine supports) and "
+    "put its nvcc on the PATH, or set CUDAToolkit_ROOT to it. PyPI has no nvcc of CUDA 12",
+    "11.8": "The driver of this machine supports CUDA 11.8: update it to one for CUDA 12.1 or "
+    "newer",
+}
+
+
+@pytest.mark.parametrize("driver", ADVICE)
+def test_advice_is_what_the_driver_supports(configuration, driver):
+    configuration.add_nvcc(configuration.path, "exit 1")
+    smi = configuration.path / "nvidia-smi"
+    smi.write_text(f'#!/bin/sh\necho "| NVIDIA-SMI 1.2   CUDA Version: {driver}     |"\n')
+    smi.chmod(0o755)
+    configuration.run()
+    assert ADVICE[driver] in configuration.info["cuda_reason"]
 
 
 def registered(op):
@@ -261,12 +311,52 @@ def test_cuda_runtime_is_linked_statically_and_hidden():
         assert b"3cub" not in exported.stdout  # As compilers write cub:: in a symbol.
 
 
-def test_devices_that_are_served():
-    assert ("GPU" in _support._DEVICE_TYPES) == INFO["cuda"]
-    assert "rebuild it with CUDA, `TF_ADADELTA_CUDA=ON pip install" in _support._no_kernel_for(
-        "GPU"
-    )
-    assert "CUDA" not in _support._no_kernel_for("TPU")
+def test_a_gpu_without_a_kernel(monkeypatch):
+    if not INFO["cuda"]:
+        reason = _support._why_no_kernel("GPU:0")
+        assert "rebuild it with CUDA, `TF_ADADELTA_CUDA=ON pip install" in reason
+    assert "CUDA" not in _support._why_no_kernel("TPU:0")
+    info = {**INFO, "cuda": True, "cuda_architectures": ["75-real", "90"], "cuda_toolkit": "13.0.1"}
+    monkeypatch.setattr(_gpus, "build_info", lambda: info)
+    monkeypatch.setattr(_gpus, "_capability", lambda index: (7, 0) if index else (8, 9))
+    monkeypatch.setattr(_gpus._kernels, "cuda_driver_version", lambda: 13000)
+    _gpus.why_not_served.cache_clear()
+    try:
+        assert "is on GPU:1, of compute capability 7.0" in _support._why_no_kernel("GPU:1")
+        assert (
+            _support._why_no_kernel("/job:worker/task:1/device:GPU:1") is None
+        )  # Not ours to see.
+    finally:
+        _gpus.why_not_served.cache_clear()
+
+
+DEFAULT = ["75-real", "80-real", "89-real", "90"]
+
+
+@pytest.mark.parametrize(
+    ("capability", "architectures", "toolkit", "driver", "reason"),
+    [
+        ((7, 5), DEFAULT, "13.0.88", (13, 0), None),
+        ((8, 6), DEFAULT, "13.0.88", (13, 0), None),
+        ((9, 0), DEFAULT, "13.0.88", (13, 0), None),
+        ((12, 0), DEFAULT, "13.0.88", (13, 0), None),  # By the PTX.
+        ((12, 0), ["90-real"], "13.0.88", (13, 0), "was built for 90-real: rebuild it"),
+        ((12, 0), DEFAULT, "13.1.80", (13, 0), "was built for 75-real, 80-real, 89-real, 90"),
+        ((9, 0), DEFAULT, "13.1.80", (13, 0), None),
+        ((7, 0), DEFAULT, "13.0.88", (13, 0), "rebuild with a toolkit of 12.1 to 12.9"),
+        ((7, 0), ["70-real", "90"], "12.9.86", (13, 0), None),
+        ((7, 0), ["80-real", "90"], "12.9.86", (12, 9), "DCMAKE_CUDA_ARCHITECTURES=70"),
+        ((6, 1), DEFAULT, "13.0.88", (13, 0), "the kernels need 7.0 or newer"),
+        ((9, 0), DEFAULT, "13.0.88", (12, 8), "rebuild with a CUDA 12 toolkit"),
+        ((9, 0), DEFAULT, "12.9.86", (12, 0), "update it to one for 12.1 or newer"),
+        ((10, 0), ["90a"], "12.9.86", (12, 9), "was built for 90a"),
+        ((9, 0), ["90a"], "12.9.86", (12, 9), None),
+        ((9, 0), ["native"], "12.9.86", (12, 9), None),
+    ],
+)
+def test_gpus_that_a_build_runs_on(capability, architectures, toolkit, driver, reason):
+    found = _gpus.why_no_code(capability, architectures, toolkit, driver)
+    assert found is None if reason is None else reason in found
 
 
 def test_glue_knows_no_cuda_header():

@@ -111,6 +111,24 @@ def test_op_matches_oracle(compiled, dtype, buffers):
     run_against_oracle(functools.partial(TensorFlow, compiled=compiled), dtype, SHAPES, buffers)
 
 
+@pytest.mark.parametrize("buffers", BUFFERS[1:])
+def test_an_empty_first_variable_switches_nothing_off(compiled, buffers):
+    """Its buffers may be null, like those that nobody gave; and nothing else is asked for."""
+    oracle = OptionsOracle(*buffers, [(0,), (3,), (5000,)], "float32")
+    door = TensorFlow(oracle, compiled)
+    for update in (0.0, 1.0, 1.0):
+        grads = oracle.new_grads()
+        options = {**NEUTRAL, "clip_factors": np.ones(3), "update": update, "ema_momentum": 0.5}
+        if not buffers[1]:
+            options["update"] = 1.0
+        expected = [np.sum(s**2) * options["update"] for s in oracle.sums(grads, 1.0)]
+        given = {name: options[name] for name in ("grad_scale", "update", "ema_momentum")}
+        norms = door.step(grads, 0.5, given)
+        np.testing.assert_allclose(norms, expected, rtol=1e-5)
+        oracle.options_step(grads, 0.5, options)
+    oracle.check(*door.values())
+
+
 @pytest.mark.parametrize("buffers", BUFFERS)
 def test_more_variables_than_one_custom_call_has(compiled, buffers):
     make_door = functools.partial(TensorFlow, compiled=compiled)

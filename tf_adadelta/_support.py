@@ -5,10 +5,10 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.python.ops import control_flow_util
 
-from tf_adadelta import _replicas, _servers, ops
-from tf_adadelta._build_info import REBUILD_WITH_CUDA, build_info
+from tf_adadelta import _gpus, _replicas, _servers, ops
+from tf_adadelta._build_info import build_info
 
-_DEVICE_TYPES = ("CPU", "GPU") if build_info()["cuda"] else ("CPU",)
+_DEVICE_TYPES = ("CPU", "GPU")
 _XLA = build_info()["xla"]
 
 
@@ -26,27 +26,21 @@ def why_not_served(variable: Any) -> str | None:
         return f"is a {type(variable).__name__}, not a plain resource variable"
     if variable.dtype not in ops.DTYPES:
         return f"has dtype {variable.dtype.name}"
-    for part in parts:
-        device = _device_type(part)
-        if device not in _DEVICE_TYPES:
-            return _no_kernel_for(device)
-    return None
+    reasons = (_why_no_kernel(part.device) for part in parts)
+    return next((reason for reason in reasons if reason is not None), None)
 
 
 def device_is_served() -> bool:
     """Whether there are kernels for the device where TensorFlow puts what is put nowhere."""
-    return _default_device_type() in _DEVICE_TYPES
+    return _why_no_kernel("") is None
 
 
-def _device_type(variable: tf.Variable) -> str:
-    device_type = tf.DeviceSpec.from_string(variable.device).device_type
-    return device_type or _default_device_type()  # In a graph that is yet to be placed.
-
-
-def _default_device_type() -> str:
-    return "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
-
-
-def _no_kernel_for(device: str) -> str:
-    reason = f"is on a device of type {device}, for which tf_adadelta has no kernel"
-    return f"{reason}: rebuild it with CUDA, `{REBUILD_WITH_CUDA}`" if device == "GPU" else reason
+def _why_no_kernel(device: str) -> str | None:
+    spec = tf.DeviceSpec.from_string(device)
+    # In a graph that is yet to be placed there is none.
+    device_type = spec.device_type or ("GPU" if tf.config.list_physical_devices("GPU") else "CPU")
+    if device_type not in _DEVICE_TYPES:
+        return f"is on a device of type {device_type}, for which tf_adadelta has no kernel"
+    if device_type == "GPU" and spec.job in (None, "localhost"):
+        return _gpus.why_not_served(spec.device_index or 0)
+    return None

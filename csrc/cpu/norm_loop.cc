@@ -16,17 +16,18 @@ TF_ADADELTA_INLINE double SumSquares(const NormInput& input, int64_t begin, int6
                                      double grad_scale) {
   const Storage* __restrict__ const grad = static_cast<const Storage*>(input.grad);
   const Storage* __restrict__ const accum = static_cast<const Storage*>(input.grad_accum);
-  const auto square = [&](int64_t i) {
-    const double g = grad_scale * Load(grad[i]) + (kGradAccum ? Load(accum[i]) : 0);
-    return g * g;
+  const auto add_square = [&](int64_t i, double& sum) __attribute__((always_inline)) {
+    double g = grad_scale * Load(grad[i]);
+    if constexpr (kGradAccum) g = MultiplyAdd<double>(grad_scale, Load(grad[i]), Load(accum[i]));
+    sum = MultiplyAdd<double>(g, g, sum);
   };
   double sums[kLanes] = {};
   int64_t i = begin;
   for (; i <= end - kLanes; i += kLanes) {
-    for (int lane = 0; lane < kLanes; ++lane) sums[lane] += square(i + lane);
+    for (int lane = 0; lane < kLanes; ++lane) add_square(i + lane, sums[lane]);
   }
   double sum = 0;
-  for (; i < end; ++i) sum += square(i);
+  for (; i < end; ++i) add_square(i, sum);
   for (int lane = 0; lane < kLanes; ++lane) sum += sums[lane];
   return sum;
 }

@@ -3,6 +3,7 @@
 #include "cpu/sparse_loop.h"
 
 #include "adadelta.h"
+#include "row_sums.h"
 #include "storage.h"
 
 namespace tf_adadelta {
@@ -10,6 +11,27 @@ namespace {
 
 // The elements of a row whose gradients are summed at once, in the first cache.
 constexpr int64_t kChunk = 256;
+
+// Adds `count` rows of a gradient, of `size` elements each, to `sum` (row_sums.h).
+template <int kLevel, typename Storage, typename Compute>
+TF_ADADELTA_INLINE void AddRows(const Storage* grad, int64_t row_elements, const int64_t* positions,
+                                int64_t count, int64_t size, Compute* __restrict__ sum) {
+  if constexpr (kLevel > 0) {
+    for (; count >= kRowsOfSum<kLevel>; positions += kRowsOfSum<kLevel>) {
+      alignas(64) Compute part[kChunk];
+      for (int64_t i = 0; i < size; ++i) part[i] = kNothing;
+      AddRows<kLevel - 1>(grad, row_elements, positions, kRowsOfSum<kLevel>, size, part);
+      for (int64_t i = 0; i < size; ++i) sum[i] += part[i];
+      count -= kRowsOfSum<kLevel>;
+    }
+    AddRows<kLevel - 1>(grad, row_elements, positions, count, size, sum);
+  } else {
+    for (int64_t p = 0; p < count; ++p) {
+      const Storage* const next = grad + positions[p] * row_elements;
+      for (int64_t i = 0; i < size; ++i) sum[i] += Load(next[i]);
+    }
+  }
+}
 
 template <typename Storage, typename Compute>
 TF_ADADELTA_INLINE void UpdateChunk(const Scalars<Compute>& scalars, Compute half_decay,
@@ -20,9 +42,11 @@ TF_ADADELTA_INLINE void UpdateChunk(const Scalars<Compute>& scalars, Compute hal
   alignas(64) Compute sum[kChunk];
   const Storage* const first = grad + positions[0] * row_elements;
   for (int64_t i = 0; i < size; ++i) sum[i] = Load(first[i]);
-  for (int64_t p = 1; p < num_positions; ++p) {
-    const Storage* const next = grad + positions[p] * row_elements;
-    for (int64_t i = 0; i < size; ++i) sum[i] += Load(next[i]);
+  if (num_positions < kSumRows) {
+    AddRows<0>(grad, row_elements, positions + 1, num_positions - 1, size, sum);
+  } else {
+    for (int64_t i = 0; i < size; ++i) sum[i] = kNothing;
+    AddRows<kSumLevels>(grad, row_elements, positions, num_positions, size, sum);
   }
   for (int64_t i = 0; i < size; ++i) {
     Compute x = Load(var[i]);

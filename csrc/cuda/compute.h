@@ -9,8 +9,10 @@
 // registers.
 #if defined(__CUDA_ARCH__)
 #define TF_ADADELTA_UNROLL _Pragma("unroll")
+#define TF_ADADELTA_DO_NOT_UNROLL _Pragma("unroll 1")
 #else
 #define TF_ADADELTA_UNROLL
+#define TF_ADADELTA_DO_NOT_UNROLL
 #endif
 
 namespace tf_adadelta::cuda {

@@ -26,7 +26,7 @@ cudaError_t LaunchAll(const std::vector<TensorUpdate>& updates,
                       const DeviceHyperparameters& hyperparameters, const DeviceOptions* options,
                       cudaStream_t stream) {
   cudaError_t error = cudaSuccess;
-  WithDenseKind(updates, options, [&](auto kind) {
+  WithDenseKind(updates, options != nullptr, [&](auto kind) {
     using Kind = decltype(kind);
     ForEachDenseLaunch<Kind>(
         updates, sizeof(Storage), hyperparameters, options, [&](const auto& launch) {
@@ -39,6 +39,35 @@ cudaError_t LaunchAll(const std::vector<TensorUpdate>& updates,
   return error;
 }
 
+template <typename Storage>
+cudaError_t LoadAll(const std::vector<TensorUpdate>& updates, bool options) {
+  cudaError_t error = cudaSuccess;
+  WithDenseKind(updates, options, [&](auto kind) {
+    using Kind = decltype(kind);
+    cudaFuncAttributes attributes;
+    error = cudaFuncGetAttributes(&attributes, &DenseKernel<Storage, Kind, kSmallCapacity<Kind>>);
+    if (error != cudaSuccess) return;
+    error = cudaFuncGetAttributes(&attributes, &DenseKernel<Storage, Kind, kLargeCapacity<Kind>>);
+  });
+  return error;
+}
+
+// Calls `use(storage)` with a value of the type that stands for `dtype`.
+template <typename Use>
+std::string WithStorage(DType dtype, const Use& use) {
+  switch (dtype) {
+    case DType::kHalf:
+      return Explain(use(Half{}));
+    case DType::kBFloat16:
+      return Explain(use(BFloat16{}));
+    case DType::kFloat:
+      return Explain(use(float{}));
+    case DType::kDouble:
+      return Explain(use(double{}));
+  }
+  return "unknown dtype";
+}
+
 }  // namespace
 
 std::string DenseUpdate(DType dtype, const std::vector<TensorUpdate>& updates,
@@ -46,18 +75,15 @@ std::string DenseUpdate(DType dtype, const std::vector<TensorUpdate>& updates,
                         const Stream& stream) {
   const CurrentDevice device(stream.device);
   if (device.error() != cudaSuccess) return Explain(device.error());
-  const auto handle = static_cast<cudaStream_t>(stream.handle);
-  switch (dtype) {
-    case DType::kHalf:
-      return Explain(LaunchAll<Half>(updates, hyperparameters, options, handle));
-    case DType::kBFloat16:
-      return Explain(LaunchAll<BFloat16>(updates, hyperparameters, options, handle));
-    case DType::kFloat:
-      return Explain(LaunchAll<float>(updates, hyperparameters, options, handle));
-    case DType::kDouble:
-      return Explain(LaunchAll<double>(updates, hyperparameters, options, handle));
-  }
-  return "unknown dtype";
+  return WithStorage(dtype, [&](auto storage) {
+    return LaunchAll<decltype(storage)>(updates, hyperparameters, options,
+                                        static_cast<cudaStream_t>(stream.handle));
+  });
+}
+
+std::string LoadDenseKernels(DType dtype, const std::vector<TensorUpdate>& updates, bool options) {
+  return WithStorage(dtype,
+                     [&](auto storage) { return LoadAll<decltype(storage)>(updates, options); });
 }
 
 std::string Copy(void* to, const void* from, size_t bytes, const Stream& stream) {

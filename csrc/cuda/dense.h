@@ -51,6 +51,12 @@ struct Stream {
                                       const DeviceHyperparameters& hyperparameters,
                                       const DeviceOptions* options, const Stream& stream);
 
+// Loads the kernels that DenseUpdate would launch for these variables on the current device, which
+// the driver may not do while the stream of a first call is recorded into a graph. Returns like
+// DenseUpdate.
+[[nodiscard]] std::string LoadDenseKernels(DType dtype, const std::vector<TensorUpdate>& updates,
+                                           bool options);
+
 // Queues a copy within the memory of the device. Returns like DenseUpdate.
 [[nodiscard]] std::string Copy(void* to, const void* from, size_t bytes, const Stream& stream);
 

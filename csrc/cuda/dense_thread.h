@@ -86,11 +86,10 @@ void ForEachDenseLaunch(const std::vector<TensorUpdate>& updates, int64_t elemen
 
 // Calls `use(kind)` with the kind of launches that these updates are.
 template <typename Use>
-auto WithDenseKind(const std::vector<TensorUpdate>& updates, const DeviceOptions* options,
-                   const Use& use) {
-  if (options == nullptr) return use(PlainKind());
-  const bool average = !updates.empty() && updates[0].average != nullptr;
-  const bool grad_accum = !updates.empty() && updates[0].grad_accum != nullptr;
+auto WithDenseKind(const std::vector<TensorUpdate>& updates, bool options, const Use& use) {
+  if (!options) return use(PlainKind());
+  const bool average = HaveAverages(updates);
+  const bool grad_accum = HaveGradAccums(updates);
   if (average && grad_accum) return use(DenseKind<true, true, true>());
   if (average) return use(DenseKind<true, true, false>());
   if (grad_accum) return use(DenseKind<true, false, true>());

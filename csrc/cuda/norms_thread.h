@@ -67,8 +67,7 @@ static_assert(sizeof(PieceLaunch) <= 32764);
 // Calls `use(kind)` with the kind of launches that these inputs are.
 template <typename Use>
 auto WithNormKind(const std::vector<NormInput>& inputs, const Use& use) {
-  const bool grad_accum = !inputs.empty() && inputs[0].grad_accum != nullptr;
-  return grad_accum ? use(NormKind<true>()) : use(NormKind<false>());
+  return HaveGradAccums(inputs) ? use(NormKind<true>()) : use(NormKind<false>());
 }
 
 template <typename Kind>
@@ -131,8 +130,11 @@ struct SquareStep {
   template <typename Storage>
   TF_ADADELTA_INLINE void operator()(const Storage (&element)[Kind::kStreams]) {
     double g = grad_scale * Load(element[Kind::kGrad]);
-    if constexpr (Kind::kHasGradAccum) g += Load(element[Kind::kGradAccum]);
-    sum += g * g;
+    if constexpr (Kind::kHasGradAccum) {
+      g = MultiplyAdd<double>(grad_scale, Load(element[Kind::kGrad]),
+                              Load(element[Kind::kGradAccum]));
+    }
+    sum = MultiplyAdd<double>(g, g, sum);
   }
 
   double grad_scale;

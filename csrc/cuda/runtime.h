@@ -9,18 +9,22 @@
 
 namespace tf_adadelta::cuda {
 
-// Makes a device the current one while it lives.
+// Makes a device the current one while it lives. Fails where the driver is too old for the kernels.
 class CurrentDevice {
  public:
   explicit CurrentDevice(int device);
+  CurrentDevice(const CurrentDevice&) = delete;
+  CurrentDevice& operator=(const CurrentDevice&) = delete;
   ~CurrentDevice();
 
   cudaError_t error() const { return error_; }
 
  private:
+  const int device_;
   cudaError_t error_ = cudaSuccess;
+  bool pushed_ = false;
+  bool set_ = false;  // In place of `previous_`.
   int previous_ = 0;
-  bool changed_ = false;
 };
 
 // The error in words, empty for success. Takes it back from the runtime, where a later and innocent

@@ -42,10 +42,35 @@ __global__ void __launch_bounds__(kSparseThreads) RowKernel(const SparseTask tas
   RowThread<Compute>(task, ThreadOfGrid(), ThreadsOfGrid());
 }
 
+// How many blocks a multiprocessor must have room for. Left alone, the compiler takes too many
+// registers for some architectures, and spills for others.
+constexpr int kMinRowBlocks = 2;
+
 template <typename Storage>
-__global__ void __launch_bounds__(kSparseThreads)
-    UpdateKernel(const SparseTask task, const UpdateGrid grid) {
+__global__ void __launch_bounds__(kSparseThreads, kMinRowBlocks)
+    UpdateKernel(const SparseTask task, const RowGrid grid) {
   UpdateThread<Storage>(task, grid, blockIdx.x, blockIdx.y, static_cast<int>(threadIdx.x));
+}
+
+template <int kLevel, typename Storage>
+__global__ void __launch_bounds__(kSparseThreads, kMinRowBlocks)
+    SumKernel(const SparseTask task, const RowGrid grid) {
+  SumThread<kLevel, Storage>(task, grid, blockIdx.x, blockIdx.y, static_cast<int>(threadIdx.x));
+}
+
+cudaError_t LaunchRows(void (*kernel)(SparseTask, RowGrid), int64_t rows, const SparseTask& task,
+                       cudaStream_t stream) {
+  const RowGrid grid = MakeRowGrid(rows, task.update.row_elements, kMostBlocks, kMostPieces);
+  return LaunchKernel(kernel,
+                      dim3(static_cast<unsigned>(grid.blocks), static_cast<unsigned>(grid.pieces)),
+                      kSparseThreads, stream, task, grid);
+}
+
+template <int kLevel, typename Storage>
+cudaError_t LaunchSums(const SparseTask& task, cudaStream_t stream) {
+  const int64_t most_sums = MostSums<kLevel>(task.update);
+  if (most_sums == 0) return cudaSuccess;
+  return LaunchRows(&SumKernel<kLevel, Storage>, most_sums, task, stream);
 }
 
 // The blocks of a launch with a thread for each index.
@@ -58,21 +83,32 @@ dim3 BlocksFor(int64_t num_indices) {
 // one after the other.
 class Workspace {
  public:
-  Workspace(int64_t num_indices, size_t temporary_bytes)
-      : part_((static_cast<size_t>(num_indices) * sizeof(int64_t) + 255) / 256 * 256),
-        temporary_bytes_(temporary_bytes) {}
+  Workspace(const SparseTensorUpdate& update, size_t compute_size, size_t temporary_bytes)
+      : pairs_(Place(update.num_indices, sizeof(int64_t))), temporary_bytes_(temporary_bytes) {
+    const size_t row_bytes = static_cast<size_t>(update.row_elements) * compute_size;
+    sums_[0] = Place(MostSums<1>(update), row_bytes);
+    sums_[1] = Place(MostSums<2>(update), row_bytes);
+  }
 
-  size_t bytes() const { return 4 * part_ + temporary_bytes_; }
+  size_t bytes() const { return 4 * pairs_ + sums_[0] + sums_[1] + temporary_bytes_; }
   size_t temporary_bytes() const { return temporary_bytes_; }
   PairBuffers buffers(char* memory) const {
-    return {{reinterpret_cast<uint64_t*>(memory), reinterpret_cast<uint64_t*>(memory + part_)},
-            {reinterpret_cast<int64_t*>(memory + 2 * part_),
-             reinterpret_cast<int64_t*>(memory + 3 * part_)}};
+    return {{reinterpret_cast<uint64_t*>(memory), reinterpret_cast<uint64_t*>(memory + pairs_)},
+            {reinterpret_cast<int64_t*>(memory + 2 * pairs_),
+             reinterpret_cast<int64_t*>(memory + 3 * pairs_)}};
   }
-  void* temporary(char* memory) const { return memory + 4 * part_; }
+  void* sums(char* memory, int level) const {
+    return memory + 4 * pairs_ + (level == 1 ? 0 : sums_[0]);
+  }
+  void* temporary(char* memory) const { return memory + 4 * pairs_ + sums_[0] + sums_[1]; }
 
  private:
-  size_t part_;
+  static size_t Place(int64_t count, size_t size) {
+    return (static_cast<size_t>(count) * size + 255) / 256 * 256;
+  }
+
+  size_t pairs_;
+  size_t sums_[kSumLevels];
   size_t temporary_bytes_;
 };
 
@@ -97,14 +133,16 @@ cudaError_t UpdateOne(IndexType index_type, const SparseTensorUpdate& update,
                            buffers.keys[0],
                            buffers.positions[0],
                            buffers.positions[1],
-                           reinterpret_cast<double*>(buffers.keys[1])};
+                           reinterpret_cast<double*>(buffers.keys[1]),
+                           {workspace.sums(memory, 1), workspace.sums(memory, 2)}};
   error = LaunchKernel(&RowKernel<typename ComputeOf<Storage>::type>, blocks, kSparseThreads,
                        stream, task);
   if (error != cudaSuccess || update.row_elements == 0) return error;
-  const UpdateGrid grid = MakeUpdateGrid(update, kMostBlocks, kMostPieces);
-  return LaunchKernel(&UpdateKernel<Storage>,
-                      dim3(static_cast<unsigned>(grid.blocks), static_cast<unsigned>(grid.pieces)),
-                      kSparseThreads, stream, task, grid);
+  error = LaunchSums<1, Storage>(task, stream);
+  if (error != cudaSuccess) return error;
+  error = LaunchSums<2, typename ComputeOf<Storage>::type>(task, stream);
+  if (error != cudaSuccess) return error;
+  return LaunchRows(&UpdateKernel<Storage>, update.num_indices, task, stream);
 }
 
 template <typename Storage>
@@ -121,7 +159,7 @@ std::string UpdateAll(IndexType index_type, const std::vector<SparseTensorUpdate
           SortBytes(update.num_indices, KeyBits(update.rows), &temporary_bytes);
       if (error != cudaSuccess) return Explain(error);
     }
-    workspaces.emplace_back(update.num_indices, temporary_bytes);
+    workspaces.emplace_back(update, sizeof(typename ComputeOf<Storage>::type), temporary_bytes);
     bytes = std::max(bytes, workspaces.back().bytes());
   }
   char* memory = nullptr;

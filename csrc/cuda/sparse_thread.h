@@ -4,9 +4,11 @@
 // The rows of one gradient are sorted by their index, and the sorted ones are called slots. The
 // first slot of each row of the variable stands for it. The kernels, one after the other:
 //
-//   KeyThread     gives each row of the gradient the key that it is sorted by, and counts the
-//   update (sort) RowThread     finds the slots of each row, what it catches up with, and sets its
-//   clock UpdateThread  sums the gradients of each row, in their order, and updates it
+// - KeyThread gives each row of the gradient the key that it is sorted by, and counts the update;
+//   then the slots are sorted;
+// - RowThread finds the slots of each row, what it catches up with, and sets its clock;
+// - SumThread adds the gradients of rows that have very many, once for each level (row_sums.h);
+// - UpdateThread adds the rest of each row, and updates it.
 //
 // Each thread takes every `num_threads`-th of what there is to do, so any number of them is enough.
 #ifndef TF_ADADELTA_CUDA_SPARSE_THREAD_H_
@@ -14,10 +16,12 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <type_traits>
 
 #include "adadelta.h"
 #include "cuda/compute.h"
 #include "cuda/dense.h"
+#include "row_sums.h"
 #include "storage.h"
 #include "tensor_update.h"
 
@@ -40,7 +44,16 @@ struct SparseTask {
   const int64_t* positions;  // Of each slot: its row of the gradient.
   int64_t* ends;             // Of the first slot of a row: behind its last one. Of others: 0.
   double* half_decays;       // Of the first slot of a row: what it catches up with (DecayIdle).
+  // Rows of sums of each level, in the type of the arithmetic. A sum of `size` gradients that
+  // begins with a slot is row slot / size; no other begins in the same `size` slots.
+  void* sums[kSumLevels];
 };
+
+// How many rows the sums of a level may take.
+template <int kLevel>
+TF_ADADELTA_INLINE int64_t MostSums(const SparseTensorUpdate& update) {
+  return update.num_indices / kRowsOfSum<kLevel>;
+}
 
 // How many of its lowest bits a key may have set; at least one.
 inline int KeyBits(int64_t rows) {
@@ -49,26 +62,41 @@ inline int KeyBits(int64_t rows) {
   return bits;
 }
 
-// The shape of the launch of UpdateThread: of each block of kSparseThreads, groups of 2^log2_lanes
-// threads take a slot each.
-struct UpdateGrid {
+// The shape of a launch that works on rows: of each block of kSparseThreads, groups of 2^log2_lanes
+// threads take a row each.
+struct RowGrid {
   int log2_lanes;
-  int64_t blocks;  // Share the slots.
+  int64_t blocks;  // Share the rows.
   int64_t pieces;  // Share the columns.
+
+  TF_ADADELTA_INLINE int lanes() const { return 1 << log2_lanes; }
+  TF_ADADELTA_INLINE int groups() const { return kSparseThreads >> log2_lanes; }
 };
 
-inline UpdateGrid MakeUpdateGrid(const SparseTensorUpdate& update, int64_t max_blocks,
-                                 int64_t max_pieces) {
-  UpdateGrid grid = {};
-  while ((1 << grid.log2_lanes) < kMostLanes && update.row_elements > int64_t{kColumns}
-                                                                          << grid.log2_lanes) {
+inline RowGrid MakeRowGrid(int64_t rows, int64_t row_elements, int64_t max_blocks,
+                           int64_t max_pieces) {
+  RowGrid grid = {};
+  while (grid.lanes() < kMostLanes && row_elements > int64_t{kColumns} << grid.log2_lanes) {
     ++grid.log2_lanes;
   }
-  const int64_t slots = kSparseThreads >> grid.log2_lanes;
   const auto parts = [](int64_t count, int64_t size) { return count / size + (count % size != 0); };
-  grid.blocks = std::min(parts(update.num_indices, slots), max_blocks);
-  grid.pieces = std::min(parts(update.row_elements, kPieceColumns), max_pieces);
+  grid.blocks = std::min(parts(rows, grid.groups()), max_blocks);
+  grid.pieces = std::min(parts(row_elements, kPieceColumns), max_pieces);
   return grid;
+}
+
+// Calls `visit(row, column)` for the rows, of `rows`, and the columns of the first of the kColumns
+// elements, `lanes` apart from each other, that thread `thread` of block (block, piece) works on.
+template <typename Visit>
+TF_ADADELTA_INLINE void ForEachPiece(const RowGrid& grid, int64_t rows, int64_t row_elements,
+                                     int64_t block, int64_t piece, int thread, const Visit& visit) {
+  const int lane = thread & (grid.lanes() - 1);
+  for (int64_t row = block * grid.groups() + (thread >> grid.log2_lanes); row < rows;
+       row += grid.blocks * grid.groups()) {
+    for (int64_t p = piece; p * kPieceColumns < row_elements; p += grid.pieces) {
+      visit(row, p * kPieceColumns + lane);
+    }
+  }
 }
 
 template <typename Index>
@@ -99,20 +127,25 @@ TF_ADADELTA_INLINE void KeyThread(const SparseTensorUpdate& update, int64_t thre
   if (thread == 0 && update.clock != nullptr) ++update.clock[update.rows];
 }
 
-// Returns the slot behind the last one that has the key of `slot`. The step doubles until it is too
-// long, and is halved from there: a row has one gradient mostly, and now and then thousands.
-TF_ADADELTA_INLINE int64_t EndOfRow(const SparseTask& task, int64_t slot) {
-  const int64_t num_slots = task.update.num_indices;
+// Returns the last slot from `slot` on, upwards (1) or downwards (-1), that has the same key. The
+// step doubles until it is too long, and is halved from there: a row has one gradient mostly, and
+// now and then thousands.
+template <int kDirection>
+TF_ADADELTA_INLINE int64_t EdgeOfRow(const SparseTask& task, int64_t slot) {
+  const int64_t edge = kDirection > 0 ? task.update.num_indices - 1 : 0;
   const uint64_t key = task.keys[slot];
+  const auto reaches = [&](int64_t step) {
+    return step <= kDirection * (edge - slot) && task.keys[slot + kDirection * step] == key;
+  };
   int64_t step = 1;
-  while (step < num_slots - slot && task.keys[slot + step] == key) {
-    slot += step;
+  while (reaches(step)) {
+    slot += kDirection * step;
     step *= 2;
   }
   for (; step > 0; step /= 2) {
-    if (step < num_slots - slot && task.keys[slot + step] == key) slot += step;
+    if (reaches(step)) slot += kDirection * step;
   }
-  return slot + 1;
+  return slot;
 }
 
 template <typename Compute>
@@ -125,7 +158,7 @@ TF_ADADELTA_INLINE void RowThread(const SparseTask& task, int64_t thread, int64_
       task.ends[slot] = 0;
       continue;
     }
-    task.ends[slot] = EndOfRow(task, slot);
+    task.ends[slot] = EdgeOfRow<1>(task, slot) + 1;
     task.half_decays[slot] = 1.0;
     if (update.clock == nullptr) continue;
     const int64_t now = update.clock[update.rows];  // This update counts already.
@@ -135,7 +168,110 @@ TF_ADADELTA_INLINE void RowThread(const SparseTask& task, int64_t thread, int64_
   }
 }
 
-// Updates kColumns columns of the row of a slot: those of `lane` in a piece of the row.
+// Adds `count` rows to the sums of kColumns of their columns, in their order. `row_at(i)` returns
+// where the first of these columns is in row i.
+template <typename Compute, typename RowAt>
+TF_ADADELTA_INLINE void AddRows(int64_t count, int64_t columns_left, int lanes, const RowAt& row_at,
+                                Compute (&sum)[kColumns]) {
+  using Value = std::remove_const_t<std::remove_pointer_t<decltype(row_at(0))>>;
+  TF_ADADELTA_DO_NOT_UNROLL  // A count that is known would make it a wall of loads.
+      for (int64_t next = 0; next < count; next += kRowsAtOnce) {
+    Value values[kRowsAtOnce][kColumns] = {};
+    TF_ADADELTA_UNROLL
+    for (int r = 0; r < kRowsAtOnce; ++r) {
+      if (next + r < count) {
+        const Value* const row = row_at(next + r);
+        TF_ADADELTA_UNROLL
+        for (int i = 0; i < kColumns; ++i) {
+          if (i * lanes < columns_left) values[r][i] = row[i * lanes];
+        }
+      }
+    }
+    TF_ADADELTA_UNROLL
+    for (int r = 0; r < kRowsAtOnce; ++r) {
+      if (next + r < count) {
+        TF_ADADELTA_UNROLL
+        for (int i = 0; i < kColumns; ++i) sum[i] += Load(values[r][i]);
+      }
+    }
+  }
+}
+
+// Adds `count` gradients, from a slot on.
+template <typename Storage, typename Compute>
+TF_ADADELTA_INLINE void AddGradients(const SparseTask& task, int64_t slot, int64_t count,
+                                     int64_t column, int lanes, Compute (&sum)[kColumns]) {
+  const int64_t row_elements = task.update.row_elements;
+  const Storage* const grad = static_cast<const Storage*>(task.update.grad) + column;
+  AddRows(
+      count, row_elements - column, lanes,
+      [&](int64_t i) { return grad + task.positions[slot + i] * row_elements; }, sum);
+}
+
+// Adds the sums of the largest level that the gradients of `slots` slots have, and then of each
+// smaller one those that are in none of these. Returns the slot behind them.
+template <int kLevel, typename Compute>
+TF_ADADELTA_INLINE int64_t AddSums(const SparseTask& task, int64_t slot, int64_t slots,
+                                   int64_t column, int lanes, Compute (&sum)[kColumns]) {
+  const int64_t row_elements = task.update.row_elements;
+  constexpr int64_t kLarge = kRowsOfSum<kLevel>;
+  constexpr int64_t kSmall = kRowsOfSum<kLevel - 1>;
+  static_assert(kSumLevels == 2);
+  const int64_t large = slots / kLarge;
+  const int64_t small = kLevel > 1 ? slots % kLarge / kSmall : 0;
+  const auto row_at = [&](int64_t i) {
+    const int64_t begin = slot + (i < large ? i * kLarge : large * kLarge + (i - large) * kSmall);
+    const int level = i < large ? kLevel : kLevel - 1;
+    return static_cast<const Compute*>(task.sums[level - 1]) +
+           begin / (i < large ? kLarge : kSmall) * row_elements + column;
+  };
+  AddRows(large + small, row_elements - column, lanes, row_at, sum);
+  return slot + large * kLarge + small * kSmall;
+}
+
+// Returns the slot with which the sum begins that is row `row` of its level; -1 if there is none.
+template <int kLevel>
+TF_ADADELTA_INLINE int64_t StartOfSum(const SparseTask& task, int64_t row) {
+  constexpr int64_t kSize = kRowsOfSum<kLevel>;
+  const int64_t num_slots = task.update.num_indices;
+  // It begins in the kSize slots that end with this one, and so has it.
+  const int64_t last = (row + 1) * kSize - 1;
+  const uint64_t key = task.keys[last];
+  const auto has_key = [&](int64_t slot) { return slot < num_slots && task.keys[slot] == key; };
+  if (key >= static_cast<uint64_t>(task.update.rows)) return -1;
+  if (!has_key(last - kSize / 2) && !has_key(last + kSize / 2)) return -1;  // As nearly always.
+  const int64_t first = EdgeOfRow<-1>(task, last);
+  const int64_t before = row * kSize - first;
+  const int64_t start = before <= 0 ? first : first + (before + kSize - 1) / kSize * kSize;
+  return has_key(start + kSize - 1) ? start : -1;
+}
+
+// Thread `thread` of block (block, piece).
+template <int kLevel, typename Storage>
+TF_ADADELTA_INLINE void SumThread(const SparseTask& task, const RowGrid& grid, int64_t block,
+                                  int64_t piece, int thread) {
+  using Compute = typename ComputeOf<Storage>::type;
+  const int64_t row_elements = task.update.row_elements;
+  const int lanes = grid.lanes();
+  const auto sum_up = [&](int64_t row, int64_t column) {
+    const int64_t start = StartOfSum<kLevel>(task, row);
+    if (start < 0) return;
+    Compute sum[kColumns] = {kNothing, kNothing, kNothing, kNothing};
+    if constexpr (kLevel == 1) {
+      AddGradients<Storage>(task, start, kSumRows, column, lanes, sum);
+    } else {
+      AddSums<kLevel - 1>(task, start, kRowsOfSum<kLevel>, column, lanes, sum);
+    }
+    Compute* const out = static_cast<Compute*>(task.sums[kLevel - 1]) + row * row_elements + column;
+    TF_ADADELTA_UNROLL
+    for (int i = 0; i < kColumns; ++i) {
+      if (i * lanes < row_elements - column) out[i * lanes] = sum[i];
+    }
+  };
+  ForEachPiece(grid, MostSums<kLevel>(task.update), row_elements, block, piece, thread, sum_up);
+}
+
+// Updates kColumns columns of the row of a slot.
 template <typename Storage, typename Compute>
 TF_ADADELTA_INLINE void UpdateColumns(const SparseTask& task, const Scalars<Compute>& scalars,
                                       int64_t slot, int64_t end, int64_t first_column, int lanes) {
@@ -145,12 +281,14 @@ TF_ADADELTA_INLINE void UpdateColumns(const SparseTask& task, const Scalars<Comp
   Storage* const var = static_cast<Storage*>(task.update.var) + row;
   Storage* const accum = static_cast<Storage*>(task.update.accum) + row;
   Storage* const accum_update = static_cast<Storage*>(task.update.accum_update) + row;
-  const Storage* const grad = static_cast<const Storage*>(task.update.grad) + first_column;
   const auto half_decay = static_cast<Compute>(task.half_decays[slot]);
 
+  Compute sum[kColumns] = {kNothing, kNothing, kNothing, kNothing};
+  int64_t next = slot;
+  if (end - slot >= kSumRows) {
+    next = AddSums<kSumLevels>(task, slot, end - slot, first_column, lanes, sum);
+  }
   Storage x[kColumns] = {}, a[kColumns] = {}, u[kColumns] = {};
-  Compute sum[kColumns] = {};
-  const Storage* const first = grad + task.positions[slot] * row_elements;
   TF_ADADELTA_UNROLL
   for (int i = 0; i < kColumns; ++i) {
     const int column = i * lanes;
@@ -158,29 +296,9 @@ TF_ADADELTA_INLINE void UpdateColumns(const SparseTask& task, const Scalars<Comp
       x[i] = var[column];
       a[i] = accum[column];
       u[i] = accum_update[column];
-      sum[i] = Load(first[column]);
     }
   }
-  for (int64_t next = slot + 1; next < end; next += kRowsAtOnce) {
-    Storage g[kRowsAtOnce][kColumns] = {};
-    TF_ADADELTA_UNROLL
-    for (int r = 0; r < kRowsAtOnce; ++r) {
-      if (next + r < end) {
-        const Storage* const grad_row = grad + task.positions[next + r] * row_elements;
-        TF_ADADELTA_UNROLL
-        for (int i = 0; i < kColumns; ++i) {
-          if (i * lanes < columns_left) g[r][i] = grad_row[i * lanes];
-        }
-      }
-    }
-    TF_ADADELTA_UNROLL
-    for (int r = 0; r < kRowsAtOnce; ++r) {
-      if (next + r < end) {
-        TF_ADADELTA_UNROLL
-        for (int i = 0; i < kColumns; ++i) sum[i] += Load(g[r][i]);
-      }
-    }
-  }
+  AddGradients<Storage>(task, next, end - next, first_column, lanes, sum);
   TF_ADADELTA_UNROLL
   for (int i = 0; i < kColumns; ++i) {
     const int column = i * lanes;
@@ -200,21 +318,17 @@ TF_ADADELTA_INLINE void UpdateColumns(const SparseTask& task, const Scalars<Comp
 
 // Thread `thread` of block (block, piece).
 template <typename Storage>
-TF_ADADELTA_INLINE void UpdateThread(const SparseTask& task, const UpdateGrid& grid, int64_t block,
+TF_ADADELTA_INLINE void UpdateThread(const SparseTask& task, const RowGrid& grid, int64_t block,
                                      int64_t piece, int thread) {
   using Compute = typename ComputeOf<Storage>::type;
-  const int lanes = 1 << grid.log2_lanes;
-  const int slots = kSparseThreads >> grid.log2_lanes;
-  const int lane = thread & (lanes - 1);
   const Scalars<Compute> scalars = ReadScalars<Compute>(task.hyperparameters);
-  for (int64_t slot = block * slots + (thread >> grid.log2_lanes); slot < task.update.num_indices;
-       slot += grid.blocks * slots) {
+  const auto update = [&](int64_t slot, int64_t column) {
     const int64_t end = task.ends[slot];
-    if (end == 0) continue;
-    for (int64_t p = piece; p * kPieceColumns < task.update.row_elements; p += grid.pieces) {
-      UpdateColumns<Storage, Compute>(task, scalars, slot, end, p * kPieceColumns + lane, lanes);
-    }
-  }
+    if (end == 0) return;
+    UpdateColumns<Storage, Compute>(task, scalars, slot, end, column, grid.lanes());
+  };
+  ForEachPiece(grid, task.update.num_indices, task.update.row_elements, block, piece, thread,
+               update);
 }
 
 }  // namespace tf_adadelta::cuda

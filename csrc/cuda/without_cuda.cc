@@ -1,5 +1,6 @@
 // What a build without CUDA answers.
 #include "cuda/dense.h"
+#include "cuda/driver_version.h"
 #include "cuda/memory.h"
 #include "cuda/norms.h"
 #include "cuda/sparse.h"
@@ -12,10 +13,14 @@ constexpr char kMissing[] =
 
 }  // namespace
 
+int DriverVersion() { return 0; }
+
 std::string DenseUpdate(DType, const std::vector<TensorUpdate>&, const DeviceHyperparameters&,
                         const DeviceOptions*, const Stream&) {
   return kMissing;
 }
+
+std::string LoadDenseKernels(DType, const std::vector<TensorUpdate>&, bool) { return kMissing; }
 
 std::string SquaredNorms(DType, const std::vector<NormInput>&, const Scalar&, const Scalar&,
                          double*, const Allocate&, const Stream&) {
@@ -35,6 +40,8 @@ std::string FindBadIndex(IndexType, const std::vector<SparseTensorUpdate>&, cons
 }
 
 void* StreamMemory::Allocate(size_t) { return nullptr; }
+
+void StreamMemory::Free() {}
 
 StreamMemory::~StreamMemory() = default;
 

@@ -12,6 +12,7 @@
 
 #include "bad_index.h"
 #include "cuda/dense.h"
+#include "cuda/driver_version.h"
 #include "cuda/memory.h"
 #include "cuda/norms.h"
 #include "cuda/sparse.h"
@@ -143,6 +144,8 @@ void SquaredNorms(const Capsules& grads, const std::optional<Capsules>& grad_acc
     error = cuda::SquaredNorms(
         arrays.dtype, arrays.inputs, scale, asked_for, static_cast<double*>(squared_norms.data),
         [&](size_t bytes) { return memory.Allocate(bytes); }, cuda_stream);
+    memory.Free();
+    if (!memory.error().empty()) error = memory.error();
   }
   if (!error.empty()) throw std::runtime_error(error);
 }
@@ -172,6 +175,8 @@ void SparseApply(const Capsules& variables, const Capsules& accums, const Capsul
       error = cuda::SparseUpdate(arrays.dtype, arrays.index_type, arrays.updates, hyperparameters,
                                  allocate, cuda_stream);
     }
+    memory.Free();
+    if (!memory.error().empty()) error = memory.error();
   }
   if (bad) throw py::index_error(bad->Describe());
   if (!error.empty()) throw std::runtime_error(error);
@@ -183,6 +188,7 @@ void DefineCudaFunctions(py::module_& module) {
   module.def("fused_adadelta_apply_on_device", &Apply);
   module.def("fused_adadelta_sparse_apply_on_device", &SparseApply);
   module.def("squared_norms_on_device", &SquaredNorms);
+  module.def("cuda_driver_version", &cuda::DriverVersion);
 }
 
 }  // namespace tf_adadelta

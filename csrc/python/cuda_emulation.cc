@@ -69,7 +69,7 @@ void EmulateOnHost(const NumpyList& variables, const NumpyList& accums,
       scalar(weight_decay), scalar(ema_momentum), clip_factors ? clip_factors->data() : nullptr};
   WithStorage(arrays.dtype, [&](auto storage) {
     using Storage = decltype(storage);
-    cuda::WithDenseKind(arrays.updates, options ? &o : nullptr, [&](auto kind) {
+    cuda::WithDenseKind(arrays.updates, options, [&](auto kind) {
       cuda::ForEachDenseLaunch<decltype(kind)>(
           arrays.updates, sizeof(Storage), h, options ? &o : nullptr,
           [](const auto& launch) {
@@ -152,19 +152,35 @@ void EmulateSparse(const SparseTensorUpdate& update, const cuda::DeviceHyperpara
   std::transform(order.begin(), order.end(), sorted.begin(), [&](int64_t i) { return keys[i]; });
   std::vector<int64_t> ends(count, -1);
   std::vector<double> half_decays(count, std::nan(""));
-  const cuda::SparseTask task = {update,       h,           sorted.data(),
-                                 order.data(), ends.data(), half_decays.data()};
-  for (int64_t thread = 0; thread < num_threads; ++thread) {
-    cuda::RowThread<typename cuda::ComputeOf<Storage>::type>(task, thread, num_threads);
+  using Compute = typename cuda::ComputeOf<Storage>::type;
+  const int64_t most_sums[] = {cuda::MostSums<1>(update), cuda::MostSums<2>(update)};
+  std::vector<Compute> sums[kSumLevels];
+  for (int i = 0; i < kSumLevels; ++i) {
+    sums[i].assign(most_sums[i] * update.row_elements, std::nan(""));
   }
-  const cuda::UpdateGrid grid = cuda::MakeUpdateGrid(update, max_blocks, max_pieces);
-  for (int64_t block = 0; block < grid.blocks; ++block) {
-    for (int64_t piece = 0; piece < grid.pieces; ++piece) {
-      for (int thread = 0; thread < cuda::kSparseThreads; ++thread) {
-        cuda::UpdateThread<Storage>(task, grid, block, piece, thread);
+  const cuda::SparseTask task = {update,
+                                 h,
+                                 sorted.data(),
+                                 order.data(),
+                                 ends.data(),
+                                 half_decays.data(),
+                                 {sums[0].data(), sums[1].data()}};
+  for (int64_t thread = 0; thread < num_threads; ++thread) {
+    cuda::RowThread<Compute>(task, thread, num_threads);
+  }
+  const auto launch_rows = [&](int64_t rows, const auto& run_thread) {
+    const cuda::RowGrid grid = cuda::MakeRowGrid(rows, update.row_elements, max_blocks, max_pieces);
+    for (int64_t block = 0; block < grid.blocks; ++block) {
+      for (int64_t piece = 0; piece < grid.pieces; ++piece) {
+        for (int thread = 0; thread < cuda::kSparseThreads; ++thread) {
+          run_thread(task, grid, block, piece, thread);
+        }
       }
     }
-  }
+  };
+  launch_rows(most_sums[0], &cuda::SumThread<1, Storage>);
+  launch_rows(most_sums[1], &cuda::SumThread<2, Storage>);
+  launch_rows(count, &cuda::UpdateThread<Storage>);
 }
 
 // Returns the position of the first bad index of each variable, -1 where there is none.
@@ -217,7 +233,7 @@ std::vector<std::tuple<int64_t, Blocks>> LaunchesOf(const std::vector<uintptr_t>
   const cuda::DeviceOptions none;
   const cuda::DeviceOptions* const o = options ? &none : nullptr;
   std::vector<std::tuple<int64_t, Blocks>> launches;
-  cuda::WithDenseKind(updates, o, [&](auto kind) {
+  cuda::WithDenseKind(updates, options, [&](auto kind) {
     cuda::ForEachDenseLaunch<decltype(kind)>(
         updates, itemsize, {}, o,
         [&](const auto& launch) {

@@ -54,6 +54,14 @@ ffi::Error HandleDense(void* stream, Sizes sizes, ffi::RemainingArgs args,
                                    options ? &*options : nullptr, {stream}));
 }
 
+// Before the call is executed, and before it is recorded.
+ffi::Error InitializeDense(Sizes sizes, ffi::RemainingArgs args, ffi::RemainingRets rets) {
+  const ffi::ErrorOr<XlaCall> call = XlaCall::Update(sizes, args, rets);
+  if (!call.has_value()) return call.error();
+  return ToError(cuda::LoadDenseKernels(call->dtype(), call->Updates(),
+                                        call->inputs().has(Inputs::kGradScale)));
+}
+
 ffi::Error HandleSparse(void* stream, ffi::ScratchAllocator scratch, Sizes sizes,
                         ffi::RemainingArgs args, ffi::RemainingRets rets) {
   const ffi::ErrorOr<XlaCall> call = XlaCall::Update(sizes, args, rets);
@@ -91,7 +99,14 @@ XLA_FFI_DEFINE_HANDLER(kDenseHandler, HandleDense,
                            .RemainingArgs()
                            .RemainingRets(),
                        {ffi::Traits::kCmdBufferCompatible});
-XLA_FFI_REGISTER_HANDLER(ffi::GetXlaFfiApi(), kDenseCustomCall, "CUDA", kDenseHandler);
+XLA_FFI_DEFINE_HANDLER(kDenseInitializer, InitializeDense,
+                       ffi::Ffi::Bind<ffi::ExecutionStage::kInitialize>()
+                           .Attr<Sizes>(kSizesAttribute)
+                           .RemainingArgs()
+                           .RemainingRets());
+constexpr XLA_FFI_Handler_Bundle kDenseBundle = {nullptr, nullptr, kDenseInitializer,
+                                                 kDenseHandler};
+XLA_FFI_REGISTER_HANDLER(ffi::GetXlaFfiApi(), kDenseCustomCall, "CUDA", kDenseBundle);
 
 // But not these, whose memory for the sort and for the pieces of the sums is XLA's again when they
 // return.
