@@ -9,11 +9,11 @@
 namespace tf_adadelta::cuda {
 namespace {
 
-// How many blocks a multiprocessor must have room for; 0: the compiler decides. Of six streams of
-// 16-bit elements it would spill a register to have room for three, where two have as many loads on
-// their way as three without options.
+// How many blocks a multiprocessor must have room for; 0: the compiler decides. With options and
+// elements of 16 or 64 bits some compilers spill registers to have room for one more. Two blocks
+// have 64 KB on their way, more than twice what keeps the memory busy (docs/cuda.md).
 template <typename Storage, typename Kind>
-inline constexpr int kMinBlocks = sizeof(Storage) == 2 && Kind::kStreams == 6 ? 2 : 0;
+inline constexpr int kMinBlocks = Kind::kOptions && sizeof(Storage) != 4 ? 2 : 0;
 
 template <typename Storage, typename Kind, int kCapacity>
 __global__ void __launch_bounds__(kThreads, kMinBlocks<Storage, Kind>)
