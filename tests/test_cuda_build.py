@@ -15,7 +15,7 @@ from tensorflow.python.framework import kernels as registered_kernels
 from test_cuda_kernel import NVCC, needs_nvcc
 
 import tf_adadelta
-from tf_adadelta import _dispatch, ops
+from tf_adadelta import _support, ops
 
 ROOT = Path(__file__).resolve().parents[1]
 INFO = tf_adadelta.build_info()
@@ -262,11 +262,11 @@ def test_cuda_runtime_is_linked_statically_and_hidden():
 
 
 def test_devices_that_are_served():
-    assert ("GPU" in _dispatch._DEVICE_TYPES) == INFO["cuda"]
-    assert "rebuild it with CUDA, `TF_ADADELTA_CUDA=ON pip install" in _dispatch._no_kernel_for(
+    assert ("GPU" in _support._DEVICE_TYPES) == INFO["cuda"]
+    assert "rebuild it with CUDA, `TF_ADADELTA_CUDA=ON pip install" in _support._no_kernel_for(
         "GPU"
     )
-    assert "CUDA" not in _dispatch._no_kernel_for("TPU")
+    assert "CUDA" not in _support._no_kernel_for("TPU")
 
 
 def test_glue_knows_no_cuda_header():

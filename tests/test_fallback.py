@@ -10,7 +10,7 @@ from subprocesses import check_program
 from test_optimizer import OPTIMIZERS, assert_close, make_grads, make_step, make_variables
 
 import tf_adadelta
-from tf_adadelta import _dispatch, ops
+from tf_adadelta import _support, ops
 
 
 def run_both(grads_of, steps=3):
@@ -26,7 +26,7 @@ def run_both(grads_of, steps=3):
 
 
 def test_strict_is_an_error(monkeypatch):
-    monkeypatch.setattr(_dispatch, "_DEVICE_TYPES", ("TPU",))
+    monkeypatch.setattr(_support, "_DEVICE_TYPES", ("TPU",))
     variables = make_variables()
     optimizer = tf_adadelta.Adadelta()
     optimizer.build(variables)
@@ -40,7 +40,7 @@ def test_strict_is_an_error(monkeypatch):
 @pytest.mark.parametrize(
     "module, name, value, reason",
     [
-        (_dispatch, "_DEVICE_TYPES", ("TPU",), r"'v0' \(and 4 more\) is on a device of type CPU"),
+        (_support, "_DEVICE_TYPES", ("TPU",), r"'v0' \(and 4 more\) is on a device of type CPU"),
         (ops, "DTYPES", (tf.float64,), r"'v0' \(and 4 more\) has dtype float32"),
     ],
 )

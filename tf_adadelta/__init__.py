@@ -8,6 +8,7 @@ below those.
 
 from typing import TYPE_CHECKING, Any
 
+from tf_adadelta import _library
 from tf_adadelta._build_info import build_info
 
 if TYPE_CHECKING:
@@ -15,14 +16,21 @@ if TYPE_CHECKING:
     from tf_adadelta.loss_scale import LossScaleOptimizer
     from tf_adadelta.optimizer import Adadelta
 
-__all__ = ["Adadelta", "LossScaleOptimizer", "build_info", "compat", "kernels", "ops", "tf_keras"]
+__all__ = [
+    "Adadelta",
+    "LossScaleOptimizer",
+    "build_info",
+    "compat",
+    "kernels",
+    "load_library",
+    "ops",
+    "tf_keras",
+]
 
 # Imported at once, so that Keras knows the optimizer when it loads a model. Where TensorFlow is
 # missing or does not fit, the kernels and the build report still work, and whoever asks for
 # anything else is told what to do.
 try:
-    from tf_adadelta import _library
-
     _library.load()
     from tf_adadelta import ops
     from tf_adadelta.loss_scale import LossScaleOptimizer
@@ -31,6 +39,20 @@ except ImportError as error:
     _unavailable: ImportError | None = error
 else:
     _unavailable = None
+
+
+def load_library() -> None:
+    """Loads the ops into this process, which need not do anything else with them.
+
+    `import tf_adadelta` does it already where it can. This is for a process that runs what others
+    ask of it, such as a worker or parameter server of `tf.distribute.ParameterServerStrategy`: call
+    it before the `tf.distribute.Server` starts, and it says what is wrong where the import would
+    have gone on without TensorFlow.
+
+    Raises:
+        ImportError: TensorFlow is missing, or is not the one that the library was built against.
+    """
+    _library.load()
 
 
 def __getattr__(name: str) -> Any:

@@ -2,11 +2,13 @@
 
 import tensorflow as tf
 
-from tf_adadelta import ops
+from tf_adadelta import _replicas, ops
 
 
 class RowClock:
     """Tells how far each row of a variable's two slots has caught up with its sparse updates.
+
+    Of a variable with replicas, each replica has rows and a clock of its own.
 
     Args:
         variable: The variable, whose rows are counted.
@@ -19,10 +21,11 @@ class RowClock:
     def __init__(self, variable: tf.Variable, slots: tuple[tf.Variable, tf.Variable]) -> None:
         self._slots = slots
         self._rho: float | None = None
-        with tf.init_scope(), tf.device(variable.device):
-            self.counts = tf.Variable(
-                tf.zeros([variable.shape[0] + 1], tf.int64), trainable=False, name="row_clock"
-            )
+        size = variable.shape[0] + 1
+        self.counts = _replicas.create_beside(
+            variable,
+            lambda: tf.Variable(tf.zeros([size], tf.int64), trainable=False, name="row_clock"),
+        )
 
     def set_rho(self, rho: float) -> None:
         """Takes the decay rate of the next update; first catches up at one that was another."""
@@ -37,7 +40,10 @@ class RowClock:
         return ops.up_to_date(slot, self.counts, self._rho)
 
     def catch_up(self) -> None:
-        """Brings both slots up to date."""
+        """Brings both slots up to date, on each replica."""
+        _replicas.update(self.counts, self._catch_up_here)
+
+    def _catch_up_here(self, _: str) -> None:
         for slot in self._slots:
             slot.assign(self.up_to_date(slot))
         self.counts.assign(tf.fill(self.counts.shape, self.counts[-1]))

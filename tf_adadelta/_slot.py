@@ -12,8 +12,8 @@ from tf_adadelta._clocks import RowClock
 class Slot(keras.Variable):
     """A Keras variable that shows its true values while those that it stores lag behind.
 
-    Reading, saving and checkpoints compute the true values and change nothing; assigning catches up
-    first.
+    Reading computes the true values and changes nothing. Saving and assigning catch up first: who
+    saves then goes on from the bits that a load would give.
 
     Attributes:
         clock: How far the rows have caught up; None as long as there was no sparse gradient.
@@ -78,13 +78,20 @@ class Slot(keras.Variable):
 
     def _serialize_to_tensors(self) -> dict[str, Any]:
         # The graph of a SavedModel cannot read the clock; its export has caught up before.
-        can_read = tf.executing_eagerly() or tf.compat.v1.get_default_graph().building_function
-        if self.clock is None or not can_read:
+        if tf.executing_eagerly() or tf.compat.v1.get_default_graph().building_function:
+            self.caught_up()
+        try:
             return self._value._serialize_to_tensors()
-        return {"VARIABLE_VALUE": self.value}
+        except NotImplementedError:  # With replicas.
+            return {"VARIABLE_VALUE": self._value}
 
     def _restore_from_tensors(self, restored_tensors: dict[str, tf.Tensor]) -> Any:
-        return self.caught_up()._restore_from_tensors(restored_tensors)
+        self.caught_up()
+        try:
+            return self._value._restore_from_tensors(restored_tensors)
+        except NotImplementedError:  # With replicas.
+            self._value.assign(restored_tensors["VARIABLE_VALUE"])
+            return self._value
 
     def _copy_trackable_to_cpu(self, object_map: dict[Any, Any]) -> None:
         self.caught_up()._copy_trackable_to_cpu(object_map)

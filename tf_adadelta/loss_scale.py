@@ -6,8 +6,8 @@ import keras
 import tensorflow as tf
 
 from tf_adadelta import ops
-from tf_adadelta._dispatch import device_is_served, why_none_is_served
 from tf_adadelta._step_options import KnownNorms
+from tf_adadelta._support import device_is_served, why_none_is_served
 from tf_adadelta.optimizer import Adadelta
 
 
@@ -72,6 +72,8 @@ class LossScaleOptimizer(keras.optimizers.LossScaleOptimizer):
 
 
 def _is_served(grads: list[Any]) -> bool:
+    if tf.distribute.has_strategy():  # Keras asks on each replica and agrees afterwards.
+        return False
     # The square of a float64 may be infinite where that is not.
     dtypes = {grad.dtype for grad in grads if grad is not None}
     served = dtypes.issubset(set(ops.DTYPES) - {tf.float64})

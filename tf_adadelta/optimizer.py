@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tf_adadelta._dispatch import Dispatcher
+from tf_adadelta._dispatch import Dispatcher, StockUpdate
 from tf_adadelta._slices import sum_duplicates
 from tf_adadelta._slot import Slot
 from tf_adadelta._step_options import KnownNorms, StepOptions
@@ -17,6 +17,9 @@ if keras.backend.backend() != "tensorflow":
         "tf_adadelta.Adadelta needs the TensorFlow backend of Keras, but Keras runs on "
         f"'{keras.backend.backend()}'. Set KERAS_BACKEND=tensorflow before Python starts."
     )
+
+
+_STOCK_UPDATE = StockUpdate("exact", sums_duplicates=False)
 
 
 @dataclasses.dataclass
@@ -117,19 +120,23 @@ class Adadelta(keras.optimizers.Adadelta):
         )
         self.sparse_update = sparse_update
         self._step = _Step()
-        self._dispatcher = Dispatcher(self.name, self._slots_of, sparse_update, self._start_clock)
+        self._dispatcher = Dispatcher(
+            self.name, self._slots_of, sparse_update, _STOCK_UPDATE, self._start_clock
+        )
+        self._planner = self._dispatcher.planner
 
     def build(self, variables: list[Any]) -> None:
         """Creates the slots. As in `keras.optimizers.Adadelta`."""
         if self.built:
             return
         super().build(variables)
+        self._planner.forget_slots()
         for variable, *slots in zip(
             variables, self._accumulated_grads, self._accumulated_delta_vars
         ):
             for slot in slots:
                 if slot is not None:  # As for a variable that its gradient overwrites.
-                    Slot.adopt(slot, lambda v=variable: self._dispatcher.keep_up_to_date(_raw(v)))
+                    Slot.adopt(slot, lambda v=variable: self._planner.keep_up_to_date(_raw(v)))
 
     def get_config(self) -> dict[str, Any]:
         """Returns the configuration; that of Keras, unless `sparse_update` is "lazy"."""
@@ -151,10 +158,15 @@ class Adadelta(keras.optimizers.Adadelta):
         self._accumulated_grads[index].clock = clock
         self._accumulated_delta_vars[index].clock = clock
 
+    def save_own_variables(self, store: Any) -> None:
+        """Saves the state. As in `keras.optimizers.Adadelta`; idle rows have caught up then."""
+        self._planner.catch_up()
+        super().save_own_variables(store)
+
     def exclude_from_weight_decay(self, *args: Any, **kwargs: Any) -> None:
         """Excludes variables from weight decay. As in `keras.optimizers.Adadelta`."""
         super().exclude_from_weight_decay(*args, **kwargs)
-        self._dispatcher.forget_plan()
+        self._planner.forget_plan()
 
     def apply(self, grads: list[Any], trainable_variables: list[Any] | None = None) -> None:
         """Updates variables by their gradients. As in `keras.optimizers.Adadelta`."""
@@ -187,7 +199,7 @@ class Adadelta(keras.optimizers.Adadelta):
             self._step = _Step()
 
     def _backend_apply_gradients(self, grads: list[Any], trainable_variables: list[Any]) -> None:
-        options = self._step_options()
+        options = None if tf.distribute.has_strategy() else self._step_options()
         if options is not None:
             _, unserved = self._dispatcher.apply(
                 list(map(_raw, trainable_variables)),
@@ -278,14 +290,33 @@ class Adadelta(keras.optimizers.Adadelta):
     def _backend_update_step(
         self, grads: list[Any], trainable_variables: list[Any], learning_rate: Any
     ) -> None:
-        variables = list(map(_raw, trainable_variables))
-        _, unserved = self._dispatcher.apply(variables, grads, self._hyperparameters(learning_rate))
+        if tf.distribute.has_strategy():  # Whose replicas sum their gradients first.
+            super()._backend_update_step(grads, trainable_variables, learning_rate)
+            return
+        unserved = self._update(grads, list(map(_raw, trainable_variables)), learning_rate)
         if unserved:
             super()._backend_update_step(
                 [grads[position] for position in unserved],
                 [trainable_variables[position] for position in unserved],
                 learning_rate,
             )
+
+    @tf.autograph.experimental.do_not_convert  # A strategy's merge_call asks for it.
+    def _distributed_tf_update_step(
+        self,
+        distribution: tf.distribute.Strategy,
+        grads_and_vars: list[tuple[Any, Any]],
+        learning_rate: Any,
+    ) -> None:
+        if tf.distribute.has_strategy():
+            unserved = self._update(*map(list, zip(*grads_and_vars)), learning_rate)
+            grads_and_vars = [grads_and_vars[position] for position in unserved]
+        super()._distributed_tf_update_step(distribution, grads_and_vars, learning_rate)
+
+    def _update(self, grads: list[Any], variables: list[Any], learning_rate: Any) -> list[int]:
+        """Updates what the fused ops serve; returns the positions of the other variables."""
+        _, unserved = self._dispatcher.apply(variables, grads, self._hyperparameters(learning_rate))
+        return unserved
 
 
 def _positive(limit: float | None) -> float | None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tf_adadelta._dispatch import Dispatcher
+from tf_adadelta._dispatch import Dispatcher, StockUpdate
 
 
 @dataclasses.dataclass
@@ -76,11 +76,14 @@ class AdadeltaOptimizer(tf.compat.v1.train.AdadeltaOptimizer):
         sparse_update: str = "lazy",
     ) -> None:
         super().__init__(learning_rate, rho, epsilon, use_locking, name)
-        self._dispatcher = Dispatcher(self._name, self._slots_of, sparse_update)
+        self._dispatcher = Dispatcher(
+            self._name, self._slots_of, sparse_update, StockUpdate("lazy")
+        )
         self._pending: list[_Update] = []
 
     def _slots_of(self, variable: tf.Variable) -> tuple[tf.Variable, tf.Variable]:
-        return self.get_slot(variable, "accum"), self.get_slot(variable, "accum_update")
+        with tf.device(variable.device):  # Of replicated slots, those of that device.
+            return self.get_slot(variable, "accum"), self.get_slot(variable, "accum_update")
 
     def _prepare(self) -> None:
         super()._prepare()
@@ -108,14 +111,15 @@ class AdadeltaOptimizer(tf.compat.v1.train.AdadeltaOptimizer):
         return self._defer(_Update(var, grad, lambda: stock(grad, var)))
 
     def _defer(self, update: _Update) -> tf.Operation | None:
-        # The base class applies a constraint as soon as this returns, and a strategy is in the
-        # middle of updating one replica.
-        if update.variable.constraint is not None or tf.distribute.has_strategy():
+        # The base class applies a constraint as soon as this returns.
+        if update.variable.constraint is not None:
             return tf.group(*self._apply([update]))
         self._pending.append(update)
         return None
 
     def _finish(self, update_ops: list[tf.Operation | None], name_scope: str) -> tf.Operation:
+        # A strategy calls this for each of its devices. By the first call all replicas' variables
+        # are here, each with a device of its own, by which they go into the calls of the op.
         pending, self._pending = self._pending, []
         update_ops = [operation for operation in update_ops if operation is not None]
         return super()._finish([*update_ops, *self._apply(pending)], name_scope)

@@ -6,7 +6,8 @@ from typing import Any
 import tensorflow as tf
 import tf_keras
 
-from tf_adadelta._dispatch import Dispatcher
+from tf_adadelta import _replicas
+from tf_adadelta._dispatch import Dispatcher, StockUpdate
 
 
 @tf_keras.saving.register_keras_serializable(package="tf_adadelta", name="legacy.Adadelta")
@@ -71,7 +72,9 @@ class Adadelta(tf_keras.optimizers.legacy.Adadelta):
     ) -> None:
         super().__init__(learning_rate, rho, epsilon, name, **kwargs)
         self._sparse_update = sparse_update
-        self._dispatcher = Dispatcher(self._name, self._slots_of, sparse_update)
+        self._dispatcher = Dispatcher(
+            self._name, self._slots_of, sparse_update, StockUpdate("lazy")
+        )
 
     def get_config(self) -> dict[str, Any]:
         """Returns the configuration; that of the stock class, unless `sparse_update` is "exact"."""
@@ -107,8 +110,7 @@ class Adadelta(tf_keras.optimizers.legacy.Adadelta):
             for position in sorted(served):
                 variable = variables[position]
                 if variable.constraint is not None:
-                    constrained = variable.constraint(variable)
-                    updates.append(variable.assign(constrained, read_value=False))
+                    updates += _constrain(variable)
         # The stock method goes on with the other variables and the iteration, which it returns.
         with tf.control_dependencies(updates):
             left = [grads_and_vars[position] for position in unserved]
@@ -128,3 +130,10 @@ class Adadelta(tf_keras.optimizers.legacy.Adadelta):
             "rho": values["rho"],
             "epsilon": values["epsilon"],
         }
+
+
+def _constrain(variable: tf.Variable) -> list[tf.Operation]:
+    def constrain_here(_: str) -> tf.Operation:
+        return variable.assign(variable.constraint(variable), read_value=False)
+
+    return _replicas.update(variable, constrain_here)

@@ -5,7 +5,7 @@ from typing import Any
 import tensorflow as tf
 import tf_keras
 
-from tf_adadelta._dispatch import Dispatcher
+from tf_adadelta._dispatch import Dispatcher, StockUpdate
 
 
 @tf_keras.saving.register_keras_serializable(package="tf_adadelta")
@@ -95,7 +95,14 @@ class Adadelta(tf_keras.optimizers.Adadelta):
             **kwargs,
         )
         self.sparse_update = sparse_update
-        self._dispatcher = Dispatcher(self.name, self._slots_of, sparse_update)
+        self._dispatcher = Dispatcher(
+            self.name, self._slots_of, sparse_update, StockUpdate("exact")
+        )
+
+    def build(self, var_list: list[tf.Variable]) -> None:
+        """Creates the slots. As in `tf_keras.optimizers.Adadelta`."""
+        super().build(var_list)
+        self._dispatcher.planner.forget_slots()
 
     def get_config(self) -> dict[str, Any]:
         """Returns the configuration; that of tf_keras, unless `sparse_update` is "lazy"."""
