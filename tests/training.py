@@ -1,15 +1,13 @@
-"""A small model with an embedding table, trained by a custom loop under whatever strategy is in scope.
-
-The programs of a cluster import this without pytest, so it must not need any.
-"""
+"""A small model with an embedding table, trained under any strategy. Needs no pytest."""
 
 import numpy as np
 import tensorflow as tf
 
 ROWS, WIDTH, FEATURES, UNITS = 23, 4, 3, 5
+BATCH = 12
 LEARNING_RATE, EPSILON = 0.5, 1e-3
 APIS = ("keras", "tf_keras", "legacy", "v1")
-GRADIENTS = ("dense", "exact", "lazy")
+BY_HAND = {"tf_keras": "skip_gradients_aggregation", "legacy": "experimental_aggregate_gradients"}
 SLOT_NAMES = {"legacy": ("accum_grad", "accum_var"), "v1": ("accum", "accum_update")}
 
 
@@ -36,38 +34,38 @@ def optimizer_class(api, fused):
     return classes.legacy.Adadelta if api == "legacy" else classes.Adadelta
 
 
-def batch(step, size):
+def batch(step):
     """Returns ids, features and labels of one step, the same in every process.
 
     Ids come several times: within an example, within a replica's share, and in several shares.
     """
     rng = np.random.default_rng(step)
-    ids = rng.zipf(1.4, (size, 3)) % ROWS
-    features = rng.standard_normal((size, FEATURES))
-    labels = rng.standard_normal((size, UNITS))
+    ids = rng.zipf(1.4, (BATCH, 3)) % ROWS
+    features = rng.standard_normal((BATCH, FEATURES))
+    labels = rng.standard_normal((BATCH, UNITS))
     return ids.astype(np.int32), features.astype(np.float32), labels.astype(np.float32)
 
 
 class Training:
-    """The model and its optimizer.
+    """The model and its optimizer, trained by a custom loop.
 
     Args:
         strategy: Under which the variables are made.
         api: One of `APIS`.
         fused: Whether the optimizer is ours.
-        gradient: "dense", or how the sparse gradient of the table is meant: "exact" or "lazy".
-            A stock optimizer that does not have "exact" gets the dense gradient.
-        global_batch: Examples of a step over all replicas.
+        mode: "dense"; how the sparse gradient of the table is meant, "exact" or "lazy" (a stock
+            optimizer gets a dense gradient for "exact", and is lazy or not as it is); or, with
+            dense gradients, "summed by hand" or "jit_compile".
         **options: For the optimizer.
     """
 
-    def __init__(self, strategy, api, fused, gradient, global_batch, **options):
-        self.strategy, self.api, self.gradient = strategy, api, gradient
-        self.global_batch = global_batch
-        self.densify = gradient == "dense" or (gradient == "exact" and not fused)
+    def __init__(self, strategy, api, fused, mode, **options):
+        self.strategy, self.api, self.mode = strategy, api, mode
+        sparse = mode in ("exact", "lazy")
+        self.densify = not sparse or (mode == "exact" and not fused)
         self.calls = []
-        if fused and gradient != "dense":
-            options["sparse_update"] = gradient
+        if fused and sparse:
+            options["sparse_update"] = mode
         rng = np.random.default_rng(0)
         shapes = ((ROWS, WIDTH), (WIDTH + FEATURES, UNITS), (UNITS,))
         values = [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
@@ -82,7 +80,8 @@ class Training:
             self.optimizer = make(learning_rate=LEARNING_RATE, epsilon=EPSILON, **options)
             if api in ("keras", "tf_keras"):
                 self.optimizer.build(self.parts)
-        self.step = tf.function(self._step, autograph=False)
+        jit_compile = True if mode == "jit_compile" else None
+        self.step = tf.function(self._step, autograph=False, jit_compile=jit_compile)
 
     def _make_variable(self, value, name):
         if self.api == "keras":
@@ -95,7 +94,7 @@ class Training:
         losses = self.strategy.run(self._replica_step, args=(ids, features, labels))
         loss = self.strategy.reduce("SUM", losses, axis=None)
         self.calls = [
-            (operation.type, operation.device)
+            f"{operation.type} on {operation.device}"
             for operation in tf.compat.v1.get_default_graph().get_operations()
             if operation.type.startswith("FusedAdadelta")
         ]
@@ -106,11 +105,15 @@ class Training:
             rows = tf.nn.embedding_lookup(_raw(self.table), ids)
             inputs = tf.concat([tf.reduce_mean(rows, axis=1), features], axis=1)
             outputs = tf.matmul(inputs, _raw(self.kernel)) + _raw(self.bias)
-            loss = tf.reduce_sum(tf.square(tf.tanh(outputs) - labels)) / self.global_batch
+            loss = tf.reduce_sum(tf.square(tf.tanh(outputs) - labels)) / BATCH
         grads = tape.gradient(loss, list(map(_raw, self.parts)))
         if self.densify:
             grads = [tf.convert_to_tensor(grad) for grad in grads]
-        self.optimizer.apply_gradients(zip(grads, self.parts))
+        options = {}
+        if self.mode == "summed by hand":
+            grads = tf.distribute.get_replica_context().all_reduce("SUM", grads)
+            options[BY_HAND[self.api]] = self.api == "tf_keras"
+        self.optimizer.apply_gradients(zip(grads, self.parts), **options)
         return loss
 
     def run(self, steps, first=0):
@@ -118,7 +121,7 @@ class Training:
         count = self.strategy.num_replicas_in_sync
         losses = []
         for number in range(first, first + steps):
-            arrays = batch(number, self.global_batch)
+            arrays = batch(number)
             shares = [np.array_split(array, count) for array in arrays]
             values = [
                 self.strategy.experimental_distribute_values_from_function(
@@ -135,7 +138,7 @@ class Training:
         """Trains on the workers of a coordinator, one step after the other; returns the losses."""
         losses = []
         for number in range(first, first + steps):
-            arrays = map(tf.constant, batch(number, self.global_batch))
+            arrays = map(tf.constant, batch(number))
             result = coordinator.schedule(self.step, args=tuple(arrays))
             coordinator.join()
             losses.append(float(result.fetch()))
@@ -189,6 +192,32 @@ class Training:
                 self.optimizer._accumulated_delta_vars,
             )
         )
+
+
+def fit(strategy, api, fused):
+    """Trains two dense layers by `fit`; returns the losses and all variables by name."""
+    if api == "keras":
+        import keras
+    else:
+        import tf_keras as keras
+    keras.utils.set_random_seed(0)
+    with strategy.scope():
+        layers = [keras.layers.Dense(UNITS, activation="tanh"), keras.layers.Dense(UNITS)]
+        model = keras.Sequential([keras.Input((FEATURES,)), *layers])
+        optimizer = optimizer_class(api, fused)(learning_rate=LEARNING_RATE, epsilon=EPSILON)
+        model.compile(optimizer, loss="mse", jit_compile=False)
+    _, features, labels = batch(0)
+    # All batches are the same and an epoch is one step: workers that do not wait for each other
+    # then do in any order what one would do.
+    data = tf.data.Dataset.from_tensors((features, labels)).repeat()
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    data = data.with_options(options)
+    history = model.fit(data, epochs=10, steps_per_epoch=1, verbose=0).history
+    variables = optimizer.variables
+    variables = variables() if callable(variables) else variables
+    named = enumerate([*model.variables, *variables])
+    return history["loss"], {f"{i}": _read(variable) for i, variable in named}
 
 
 def _raw(variable):
