@@ -115,6 +115,8 @@ class Dispatcher:
         Raises:
             RuntimeError: There are others, and TF_ADADELTA_STRICT=1.
         """
+        if not variables:
+            return [], []
         all_positions = range(len(variables))
         reason = why_none_is_served()
         if reason is not None:

@@ -124,8 +124,8 @@ class Planner:
         self._on_clock = on_clock
         self._clocks: dict[Any, RowClock] = {}  # By variable.ref().
         self._in_graphs: set[Any] = set()  # Likewise: see keep_up_to_date.
-        self._key: tuple | None = None
-        self._plan: Plan | None = None
+        # By the first variable: a replica, or a variable by itself, has plans of its own.
+        self._plans: dict[int, tuple[tuple, Plan]] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Planner":
         # A plan holds slots; those of a copied optimizer are others.
@@ -147,7 +147,7 @@ class Planner:
 
     def forget_plan(self) -> None:
         """Asks the options anew which variables they are for."""
-        self._key = self._plan = None
+        self._plans = {}
 
     def forget_slots(self) -> None:
         """Asks for the slots anew, of which no row lags behind."""
@@ -167,10 +167,12 @@ class Planner:
             *map(id, variables),
             *((i, dtype) for i, dtype in enumerate(index_dtypes) if dtype is not None),
         )
-        if self._plan is not None and self._key == key:
-            return self._plan, False
-        self._plan, self._key = self._make(variables, index_dtypes, options), key
-        return self._plan, True
+        known_key, plan = self._plans.get(id(variables[0]), (None, None))
+        if known_key == key:
+            return plan, False
+        plan = self._make(variables, index_dtypes, options)
+        self._plans[id(variables[0])] = (key, plan)
+        return plan, True
 
     def _make(
         self,

@@ -53,6 +53,12 @@ def update(
     )
 
 
+def replica_of_update() -> int | None:
+    """Returns the replica that a strategy is updating, None if it updates what all share."""
+    replica = distribute_lib.get_update_replica_id()
+    return replica if isinstance(replica, int) else None  # Elsewhere, a variable or a device.
+
+
 def create_beside(variable: tf.Variable, create: Callable[[], tf.Variable]) -> tf.Variable:
     """Creates a variable that is replicated and placed as another one is.
 

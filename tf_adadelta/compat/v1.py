@@ -6,6 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tf_adadelta import _replicas
 from tf_adadelta._dispatch import Dispatcher, StockUpdate
 
 
@@ -17,11 +18,13 @@ class _Update:
         variable: The variable.
         grad: Its gradient: a tensor or `tf.IndexedSlices`.
         stock: Does it by the stock op.
+        replica: The replica that has the variable, None if there is one for all.
     """
 
     variable: tf.Variable
     grad: Any
     stock: Callable[[], tf.Operation]
+    replica: int | None = dataclasses.field(default_factory=_replicas.replica_of_update)
 
 
 class AdadeltaOptimizer(tf.compat.v1.train.AdadeltaOptimizer):
@@ -82,8 +85,7 @@ class AdadeltaOptimizer(tf.compat.v1.train.AdadeltaOptimizer):
         self._pending: list[_Update] = []
 
     def _slots_of(self, variable: tf.Variable) -> tuple[tf.Variable, tf.Variable]:
-        with tf.device(variable.device):  # Of replicated slots, those of that device.
-            return self.get_slot(variable, "accum"), self.get_slot(variable, "accum_update")
+        return self.get_slot(variable, "accum"), self.get_slot(variable, "accum_update")
 
     def _prepare(self) -> None:
         super()._prepare()
@@ -118,9 +120,9 @@ class AdadeltaOptimizer(tf.compat.v1.train.AdadeltaOptimizer):
         return None
 
     def _finish(self, update_ops: list[tf.Operation | None], name_scope: str) -> tf.Operation:
-        # A strategy calls this for each of its devices. By the first call all replicas' variables
-        # are here, each with a device of its own, by which they go into the calls of the op.
-        pending, self._pending = self._pending, []
+        here = _replicas.replica_of_update()  # A strategy calls this for each of its replicas.
+        pending = [update for update in self._pending if update.replica == here]
+        self._pending = [update for update in self._pending if update.replica != here]
         update_ops = [operation for operation in update_ops if operation is not None]
         return super()._finish([*update_ops, *self._apply(pending)], name_scope)
 
