@@ -7,7 +7,7 @@ import textwrap
 from pathlib import Path
 
 
-def run_python(*arguments, **environment):
+def run_python(*arguments, timeout=120, **environment):
     """Runs Python away from the source tree, whose tf_adadelta is not built."""
     return subprocess.run(
         [sys.executable, *arguments],
@@ -15,7 +15,7 @@ def run_python(*arguments, **environment):
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=timeout,
     )
 
 

@@ -8,7 +8,7 @@ import support
 from oracle import TOLERANCES
 from strategy_task import cells
 
-pytestmark = pytest.mark.processes
+pytestmark = pytest.mark.distribute
 
 ROLES = tuple(support.STRATEGIES)
 CELLS = [

@@ -184,13 +184,16 @@ class Planner:
         plan = Plan(list(variables), [], [], {})
         seen: set[int] = set()
         for position, (variable, index_dtype) in enumerate(zip(variables, index_dtypes)):
-            reason = "appears twice in one step" if id(variable) in seen else None
+            reason = why_not_served(variable)
+            if reason is None and id(variable) in seen:
+                reason = "appears twice in one step"
             seen.add(id(variable))
-            reason = why_not_served(variable) or reason
+            slots = None if reason else self._slots(variable)
+            if slots and any(map(_replicas.is_replicated, slots)) != _replicas.is_replicated(variable):
+                reason = "has replicas, but its slots were made outside of their strategy's scope"
             if reason is not None:
                 plan.unserved.setdefault(reason, []).append(position)
                 continue
-            slots = self._slots(variable)
             clock, index_dtype = self._kind(variable, slots, index_dtype, options)
             place = tuple(part.device for part in _replicas.components(variable))
             kind = (

@@ -40,7 +40,8 @@ def update(
         if not is_replicated(variable):
             return [fn(variable.device, *args)]
         strategy = variable.distribute_strategy  # Outside of its scope.
-    elif distribute_lib.get_update_replica_id() is not None:  # In the middle of such a call.
+    elif tf.distribute.get_replica_context() or distribute_lib.get_update_replica_id() is not None:
+        # On a replica already, or in the middle of such a call.
         with tf.device(variable.device):
             return [fn(variable.device, *args)]
 

@@ -1,0 +1,37 @@
+"""All four optimizers under `tf.distribute` strategies, as far as one process has them.
+
+A process can have one strategy, so replicas.py is started for each; what it has found out of a check
+is the test of that name.
+"""
+
+import functools
+import json
+import re
+
+import pytest
+import replicas
+from subprocesses import run_python
+
+# Four replicas take the code paths of two: with them, what could differ.
+CHECKS_OF = {"one": "", "mirrored2": "", "mirrored4": "same_as|saved_and", "central": ""}
+CASES = [
+    pytest.param(strategy, check, id=f"{strategy}-{check}")
+    for strategy, regex in CHECKS_OF.items()
+    for check in replicas.CHECKS
+    if re.search(regex, check)
+]
+
+
+@functools.cache
+def results_of(strategy):
+    result = run_python("replicas.py", strategy, CHECKS_OF[strategy], timeout=600)
+    lines = [json.loads(line) for line in result.stdout.splitlines() if line.startswith("{")]
+    return {line["check"]: line["error"] for line in lines}, result.stderr
+
+
+@pytest.mark.distribute
+@pytest.mark.parametrize("strategy, check", CASES)
+def test_strategy(strategy, check):
+    errors, stderr = results_of(strategy)
+    assert check in errors, stderr[-3000:]
+    assert errors[check] is None, errors[check]
