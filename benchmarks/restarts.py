@@ -391,7 +391,9 @@ def _parse_arguments() -> argparse.Namespace:
         metavar="DIR",
         help="where restarts.json and restarts.md go (default: %(default)s)",
     )
-    parser.add_argument("--kills", type=int, default=KILLS, metavar="N", help="default: %(default)s")
+    parser.add_argument(
+        "--kills", type=int, default=KILLS, metavar="N", help="default: %(default)s"
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the moments")
     parser.add_argument("--filter", default="", help="only cases whose names contain this")
     parser.add_argument("--job", nargs=4, help=argparse.SUPPRESS)

@@ -1,6 +1,6 @@
 """What works under which strategy: runs all of it, and writes the table of docs/distributed.md.
 
-    python tests/support.py
+python tests/support.py
 """
 
 import re

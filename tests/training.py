@@ -165,10 +165,7 @@ class Training:
             name: [
                 np.concatenate(values)
                 for values in zip(
-                    *(
-                        [np.asarray(local) for local in self._local_values(part)]
-                        for part in parts
-                    )
+                    *([np.asarray(local) for local in self._local_values(part)] for part in parts)
                 )
             ]
             for name, parts in self.variables().items()
