@@ -6,11 +6,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from subprocesses import check_program
 from test_optimizer import OPTIMIZERS, assert_close, make_grads, make_step, make_variables
 
 import tf_adadelta
 from tf_adadelta import _support, ops
+from tf_adadelta import tf_keras as fused
 
 
 def run_both(grads_of, steps=3):
@@ -84,28 +84,41 @@ def test_variable_twice_in_one_step(not_strict):
     assert_close(results[1], results[0])
 
 
-def test_mirrored_strategy(not_strict):
-    """Keras's own update under a strategy: gradients of the replicas are summed first."""
-    program = """
-        import numpy as np, tensorflow as tf
-        cpu = tf.config.list_physical_devices("CPU")[0]
-        tf.config.set_logical_device_configuration(
-            cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-        import keras, tf_adadelta
-        x, y = np.random.rand(64, 8).astype("f"), np.random.rand(64, 1).astype("f")
-        losses = []
-        for make in (keras.optimizers.Adadelta, tf_adadelta.Adadelta):
-            keras.utils.set_random_seed(0)
-            with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
-                model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4),
-                                          keras.layers.Dense(1)])
-                model.compile(optimizer=make(1.0), loss="mse", jit_compile=False)
-            history = model.fit(x, y, epochs=2, batch_size=16, shuffle=False, verbose=0)
-            losses.append(history.history["loss"])
-        np.testing.assert_allclose(*losses, rtol=1e-5)
-        """
-    result = check_program(program, TF_ADADELTA_STRICT="0")
-    assert result.stderr.count("runs under the distribution strategy MirroredStrategy") == 1
+ROWS = tf.IndexedSlices(tf.ones([2, 3]), tf.constant([1, 1]), (4, 3))
+DECAY = "rows without a gradient decay in both averages, where sparse_update='lazy' leaves them"
+STAY = "rows without a gradient stay as they are, where sparse_update='exact' lets both averages"
+SQUARED = "rows of equal indices, as several replicas may have, are squared one by one"
+
+
+@pytest.mark.parametrize(
+    "make, sparse_update, differences",
+    [
+        (tf_adadelta.Adadelta, "exact", [SQUARED]),
+        (tf_adadelta.Adadelta, "lazy", [DECAY, SQUARED]),
+        (fused.Adadelta, "exact", []),
+        (fused.Adadelta, "lazy", [DECAY]),
+        (fused.legacy.Adadelta, "exact", [STAY]),
+        (fused.legacy.Adadelta, "lazy", []),
+        (tf_adadelta.compat.v1.AdadeltaOptimizer, "exact", [STAY]),
+        (tf_adadelta.compat.v1.AdadeltaOptimizer, "lazy", []),
+    ],
+)
+def test_says_what_the_stock_update_makes_of_a_sparse_gradient(
+    not_strict, monkeypatch, make, sparse_update, differences
+):
+    monkeypatch.setattr(_support, "_DEVICE_TYPES", ("TPU",))
+    table = (keras.Variable if make is tf_adadelta.Adadelta else tf.Variable)(tf.ones([4, 3]))
+    optimizer = make(0.5, sparse_update=sparse_update)
+    with pytest.warns(UserWarning, match="is on a device of type CPU") as caught:
+        optimizer.apply_gradients([(tf.ones([4, 3]), table)])
+        optimizer.apply_gradients([(ROWS, table)])
+        optimizer.apply_gradients([(ROWS, table)])
+    dense, *sparse = [str(warning.message) for warning in caught]
+    assert "which is correct but not fused" in dense
+    assert len(sparse) == bool(differences)
+    for message in sparse:
+        assert "which is not fused" in message and "it gives other results: " in message
+        assert [text for text in (DECAY, STAY, SQUARED) if text in message] == differences
 
 
 @pytest.mark.skipif(tf_adadelta.build_info()["xla"], reason="TensorFlow 2.18 and 2.19 only")

@@ -605,4 +605,4 @@ def test_mirrored_strategy_clips_before_it_sums():
         clipped = [g * min(1, 0.5 / np.linalg.norm(g)) for g in parts]
         np.testing.assert_allclose(ours_first, 0.05 * sum(clipped) ** 2, rtol=1e-4)
         """
-    check_program(program, TF_ADADELTA_STRICT="0")
+    check_program(program, TF_ADADELTA_STRICT="1")

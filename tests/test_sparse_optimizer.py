@@ -160,7 +160,7 @@ def test_keras_does_not_sum_duplicates():
 # Whoever looks.
 
 
-def test_reading_and_saving_change_no_bit(tmp_path):
+def test_reading_changes_no_bit():
     def train(look):
         optimizer, table = make()
         held = optimizer.variables[2:]
@@ -169,12 +169,67 @@ def test_reading_and_saving_change_no_bit(tmp_path):
             if look and number % 4 == 1:
                 for variable in held:
                     variable.numpy(), np.asarray(variable), variable + 1, variable.value
-                tf.train.Checkpoint(optimizer=optimizer, table=table).save(tmp_path / "checkpoint")
-                optimizer.save_own_variables({})
                 tf.function(lambda: [variable + 0.0 for variable in held])()
         return bits(optimizer, table)
 
     assert train(look=True) == train(look=False)
+
+
+def checkpoint_of(optimizer, table):
+    return tf.train.Checkpoint(optimizer=optimizer, table=table)
+
+
+def by_checkpoint(optimizer, table, path):
+    return checkpoint_of(optimizer, table).save(path)
+
+
+def by_asynchronous_checkpoint(optimizer, table, path):
+    checkpoint = checkpoint_of(optimizer, table)
+    options = tf.train.CheckpointOptions(enable_async=True)
+    path = checkpoint.save(path, options=options)
+    checkpoint.sync()
+    return path
+
+
+def by_graph(optimizer, table, path):
+    checkpoint = checkpoint_of(optimizer, table)
+    return tf.function(lambda: checkpoint.write(path))().numpy().decode()
+
+
+@pytest.mark.parametrize("save", [by_checkpoint, by_asynchronous_checkpoint, by_graph])
+def test_who_saves_goes_on_from_the_bits_of_who_loads(tmp_path, save):
+    optimizer, table = make()
+    for number in range(20):
+        optimizer.apply([random_slices(number, 2)], [table])
+        if number % 4 == 1:
+            before = [variable.numpy() for variable in optimizer.variables]
+            path = save(optimizer, table, str(tmp_path / f"checkpoint{number}"))
+            for variable, value in zip(optimizer.variables, before):
+                np.testing.assert_allclose(variable.numpy(), value, rtol=1e-6)
+            loaded, loaded_table = make()
+            checkpoint_of(loaded, loaded_table).restore(path)
+            for each, variable in ((optimizer, table), (loaded, loaded_table)):
+                for later in range(100, 103):
+                    each.apply([random_slices(later, 2)], [variable])
+            assert bits(loaded, loaded_table) == bits(optimizer, table)
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".weights.h5"])
+def test_who_saves_a_model_goes_on_from_the_bits_of_who_loads(tmp_path, suffix):
+    x, y = embedding_data()
+    model = embedding_model(tf_adadelta.Adadelta(1.0))
+    model.fit(x, y, batch_size=4, shuffle=False, verbose=0)
+    path = tmp_path / f"model{suffix}"
+    (model.save if suffix == ".keras" else model.save_weights)(path)
+    loaded = embedding_model(tf_adadelta.Adadelta(1.0))
+    loaded.optimizer.build(loaded.trainable_variables)
+    loaded.load_weights(path)
+    for each in (model, loaded):
+        each.fit(x, y, batch_size=4, shuffle=False, verbose=0)
+    for one, other in zip(model.variables, loaded.variables):
+        assert one.numpy().tobytes() == other.numpy().tobytes()
+    for one, other in zip(model.optimizer.variables, loaded.optimizer.variables):
+        assert one.numpy().tobytes() == other.numpy().tobytes()
 
 
 def test_held_slots_are_up_to_date(compiled):
@@ -240,6 +295,20 @@ def test_dense_graph_traced_before_the_first_sparse_gradient():
             optimizer.apply([grad], [table])
         stock.apply([dense(grad)], [copy])
     assert_close(everything(optimizer, table), everything(stock, copy))
+
+
+def test_built_anew():
+    """An optimizer that is built once more starts from zero, as Keras's does."""
+    (optimizer, table), steps = make(), range(6)
+    stock, copy = make_stock(table)
+    for made, variable, densely in ((optimizer, table, False), (stock, copy, True)):
+        for number in steps:
+            if number == 3:
+                made.built = False
+                made.build([variable])
+            grad = random_slices(number, 2)
+            made.apply([dense(grad) if densely else grad], [variable])
+    assert_close([table, *optimizer.variables[-2:]], [copy, *stock.variables[-2:]])
 
 
 def test_checkpoints_go_both_ways(tmp_path):

@@ -323,3 +323,18 @@ def test_serialization():
         copied = tf_keras.optimizers.deserialize(config, use_legacy_format=legacy_format)
         assert type(copied) is FUSED
         assert copied.get_config() == optimizer.get_config()
+
+
+def test_built_anew():
+    """An optimizer that is built once more starts from zero, as the stock class does."""
+    results = []
+    for make in OPTIMIZERS:
+        variables = make_variables()
+        optimizer = make(0.5)
+        for number in range(6):
+            if number == 3:
+                optimizer._built = False
+                optimizer.build(variables)
+            optimizer.apply_gradients(zip(make_grads(seed=number), variables))
+        results.append([*variables, *optimizer._accumulated_grads])
+    assert_close(*results[::-1])
