@@ -245,9 +245,9 @@ class _Run:
         self._heard = threading.Condition()
         self._errors = directory / "errors.txt"
         with self._errors.open("w") as errors:
+            job = (str(directory), case.kind, case.strategy, case.saver)
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "benchmarks.restarts", "--job", str(directory)]
-                + [case.kind, case.strategy, case.saver],
+                [sys.executable, "-m", "benchmarks.restarts", "--job", *job],
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,

@@ -159,7 +159,7 @@ def train(arguments: argparse.Namespace, chief: bool) -> None:
         steps = len(x) // arguments.batch_size
         bar = keras.utils.Progbar(2 * steps, unit_name="step", verbose=int(chief))
         row = f"{epoch + 1:>5}"
-        for name, trainer in trainers.items():
+        for trainer in trainers.values():
             losses = []
             for loss in trainer.train(x[order], y[order]):
                 losses.append(loss)
