@@ -1,7 +1,8 @@
 """Training under a `tf.distribute` strategy, as a program: a process has one strategy only.
 
-`python replicas.py STRATEGY [REGEX]` runs every check, or those with such a name, and prints a line of JSON for each: its name and what
-went wrong, null if nothing did, with what the stock class said where that fails. test_distribute.py runs it and reads the lines.
+`python replicas.py STRATEGY [REGEX]` runs every check, or those with such a name, and prints a line
+of JSON for each: its name, what went wrong (null if nothing did), and what the stock class said
+where that fails. test_distribute.py runs it and reads the lines.
 """
 
 import functools
@@ -285,6 +286,25 @@ def check_eager_is_the_graph(api, strategy):
     training = ours(strategy, api, compiled=None).train(6)
     assert_close(training.values(), ours(strategy, api).train(6).values())
     assert_replicas_agree(training)
+
+
+@check("keras", "tf_keras", "legacy")
+def check_without_merge_calls(api, strategy):
+    """Each replica updates its own variables, as on several GPUs under XLA.
+
+    No clock can be created there, so the update is the dense one.
+    """
+    if NAME == "central":
+        return  # Never so.
+    kept = strategy.extended._use_merge_call
+    strategy.extended._use_merge_call = lambda: False
+    try:
+        training = ours(strategy, api, sparse_update="exact").train()
+    finally:
+        strategy.extended._use_merge_call = kept
+    assert_close(training.values(), one_replica(api, "exact"))
+    assert_replicas_agree(training)
+    assert training.calls() == [("FusedAdadeltaApply", device) for device in UPDATES_ON[NAME]]
 
 
 @check("keras")

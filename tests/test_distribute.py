@@ -1,7 +1,7 @@
 """All four optimizers under `tf.distribute` strategies, as far as one process has them.
 
-A process can have one strategy, so replicas.py is started for each; what it has found out of a check
-is the test of that name.
+A process can have one strategy, so replicas.py is started for each; what it has found out of a
+check is the test of that name.
 """
 
 import functools

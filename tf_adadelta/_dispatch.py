@@ -1,4 +1,4 @@
-"""Hands the variables of an optimizer to the fused ops, and says why it does not hand over others."""
+"""Hands the variables of an optimizer to the fused ops, and says why not the others."""
 
 import copy
 import dataclasses
@@ -46,8 +46,8 @@ class StockUpdate:
             )
         if not self.sums_duplicates:
             sentences.append(
-                "rows of equal indices, as several replicas may have, are squared one by one, where "
-                "ours are summed first"
+                "rows of equal indices, as several replicas may have, are squared one by one, "
+                "where ours are summed first"
             )
         return "; ".join(sentences)
 
@@ -200,9 +200,7 @@ class Dispatcher:
 
     def _report(self, reason: str, subject: str, grads: Sequence[Any]) -> None:
         differences = ""
-        if any(
-            isinstance(_replicas.components(grad)[0], tf.IndexedSlices) for grad in grads
-        ):
+        if any(isinstance(_replicas.components(grad)[0], tf.IndexedSlices) for grad in grads):
             differences = self._stock.differences(self._sparse_update)
         message = (
             f"tf_adadelta: optimizer '{self._name}' takes the stock update, which is "

@@ -188,8 +188,9 @@ class Planner:
             if reason is None and id(variable) in seen:
                 reason = "appears twice in one step"
             seen.add(id(variable))
+            replicated = _replicas.is_replicated(variable)
             slots = None if reason else self._slots(variable)
-            if slots and any(map(_replicas.is_replicated, slots)) != _replicas.is_replicated(variable):
+            if slots and _replicas.is_replicated(slots[0]) != replicated:
                 reason = "has replicas, but its slots were made outside of their strategy's scope"
             if reason is not None:
                 plan.unserved.setdefault(reason, []).append(position)
@@ -198,7 +199,7 @@ class Planner:
             place = tuple(part.device for part in _replicas.components(variable))
             kind = (
                 place,
-                _replicas.is_replicated(variable),
+                replicated,
                 variable.dtype,
                 index_dtype,
                 options.decays(variable),
@@ -237,7 +238,7 @@ class Planner:
         if self._on_clock is None:
             return None, None
         clock = self._clocks.get(variable.ref())
-        if not sparse and not tf.executing_eagerly():
+        if not _replicas.can_create() or (not sparse and not tf.executing_eagerly()):
             self.keep_up_to_date(variable)
         if clock is None and sparse and variable.ref() not in self._in_graphs:
             clock = self._clocks[variable.ref()] = RowClock(variable, slots)

@@ -60,6 +60,14 @@ def replica_of_update() -> int | None:
     return replica if isinstance(replica, int) else None  # Elsewhere, a variable or a device.
 
 
+def can_create() -> bool:
+    """Whether variables can be created now.
+
+    Not on one of the replicas, where a strategy leaves them by themselves: on GPUs, under XLA.
+    """
+    return not tf.distribute.has_strategy() or tf.distribute.in_cross_replica_context()
+
+
 def create_beside(variable: tf.Variable, create: Callable[[], tf.Variable]) -> tf.Variable:
     """Creates a variable that is replicated and placed as another one is.
 

@@ -19,11 +19,10 @@ def why_not_served() -> str | None:
         lacking = [task for task in _tasks() if not _has_library(task)]
     if not lacking:
         return None
-    one = len(lacking) == 1
     return (
-        f"{'task' if one else 'tasks'} {', '.join(lacking)} {'has' if one else 'have'} not loaded "
-        "tf_adadelta's ops: add `import tf_adadelta` or `tf_adadelta.load_library()` to the script "
-        f"of {'that process' if one else 'those processes'}, before it starts its tf.distribute.Server"
+        f"the ops of tf_adadelta are not loaded in {', '.join(lacking)}: add `import tf_adadelta` "
+        "or `tf_adadelta.load_library()` to the script of each, before its tf.distribute.Server "
+        "starts"
     )
 
 
@@ -48,7 +47,7 @@ def _has_library(task: str) -> bool:
         except tf.errors.NotFoundError:
             _HAS_LIBRARY[task] = False
         except tf.errors.UnavailableError:
-            return True  # Down for now: who knows. The step itself will say if it comes back without.
+            return True  # It is down. If it comes back without, the step itself says so.
         else:
             _HAS_LIBRARY[task] = True
     return _HAS_LIBRARY[task]
