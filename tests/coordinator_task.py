@@ -29,7 +29,15 @@ def wait_for_other(output, event):
 
 def library_lacking(coordinator, output):
     """Trains where a server lacks the ops: with a warning, and strictly."""
-    found = {}
+    from tf_adadelta import _servers
+
+    found = {"seconds": []}
+    with coordinator.strategy.scope():
+        for _ in range(2):
+            start = time.perf_counter()
+            assert _servers.why_not_served()
+            found["seconds"].append(time.perf_counter() - start)
+    found["asked"] = len(_servers._HAS_LIBRARY)
     for fused in (False, True):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -63,14 +71,31 @@ def worker_killed(coordinator, output):
     wait_for_other(output, "between-steps")
     for model in models[::2]:
         model.run_by(coordinator, 10, first=10)
-    differ = [
-        name
-        for killed, other in zip(models[::2], models[1::2])
-        for name, value in killed.state().items()
-        if value.tobytes() != other.state()[name].tobytes()
-    ]
-    found = {"differ": differ, **updates_while_killed(coordinator, output)}
+    found = {
+        "differ": sum((differing(*pair) for pair in zip(models[::2], models[1::2])), []),
+        "differ after restore": differing_after_restore(coordinator, output, models[0]),
+        **updates_while_killed(coordinator, output),
+    }
     (output / "found.json").write_text(json.dumps(found))
+
+
+def differing(one, other):
+    """Returns the names of what has other bits in two trainings."""
+    state = other.state()
+    return [name for name, v in one.state().items() if v.tobytes() != state[name].tobytes()]
+
+
+def differing_after_restore(coordinator, output, model):
+    """Saves a training, goes on, and goes on once more in another one that was restored."""
+    other = training.Training(coordinator.strategy, model.api, True, model.mode)
+    checkpoints = [
+        tf.train.Checkpoint(optimizer=one.optimizer, parts=one.parts) for one in (model, other)
+    ]
+    path = checkpoints[0].save(str(output / "checkpoint"))
+    checkpoints[1].restore(path).assert_consumed()
+    for one in (model, other):
+        one.run_by(coordinator, 10, first=20)
+    return differing(model, other)
 
 
 def updates_while_killed(coordinator, output, steps=200):
