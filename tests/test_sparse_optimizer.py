@@ -214,6 +214,25 @@ def test_who_saves_goes_on_from_the_bits_of_who_loads(tmp_path, save):
             assert bits(loaded, loaded_table) == bits(optimizer, table)
 
 
+def test_saving_writes_nothing_on_a_server(tmp_path):
+    """Where a worker may be in the middle of a step, whose rows it would undo."""
+    optimizer, table = make()
+    for number in range(5):
+        optimizer.apply([random_slices(number, 2)], [table])
+    slot = optimizer.variables[2]
+    slot.clock.shared = True  # As if it were on a parameter server.
+    stored, values = slot.stored.numpy(), slot.numpy()
+    path = checkpoint_of(optimizer, table).save(tmp_path / "checkpoint")
+    store = {}
+    optimizer.save_own_variables(store)
+    np.testing.assert_array_equal(slot.stored.numpy(), stored)
+    np.testing.assert_array_equal(store["2"], values)
+    loaded, loaded_table = make()
+    checkpoint_of(loaded, loaded_table).restore(path)
+    np.testing.assert_array_equal(loaded.variables[2].numpy(), values)
+    assert np.any(stored != values)
+
+
 @pytest.mark.parametrize("suffix", [".keras", ".weights.h5"])
 def test_who_saves_a_model_goes_on_from_the_bits_of_who_loads(tmp_path, suffix):
     x, y = embedding_data()

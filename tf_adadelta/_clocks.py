@@ -16,11 +16,13 @@ class RowClock:
 
     Attributes:
         counts: int64, shape `(rows + 1,)`: what `ops.fused_adadelta_sparse_apply` calls a clock.
+        shared: Whether other processes update the rows, too, and whenever they want.
     """
 
     def __init__(self, variable: tf.Variable, slots: tuple[tf.Variable, tf.Variable]) -> None:
         self._slots = slots
         self._rho: float | None = None
+        self.shared = _replicas.is_on_server(variable)
         size = variable.shape[0] + 1
         self.counts = _replicas.create_beside(
             variable,

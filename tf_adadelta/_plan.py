@@ -141,9 +141,10 @@ class Planner:
             self._in_graphs.add(variable.ref())
 
     def catch_up(self) -> None:
-        """Brings all slots up to date."""
+        """Brings all slots up to date that nobody else is updating."""
         for clock in self._clocks.values():
-            clock.catch_up()
+            if not clock.shared:
+                clock.catch_up()
 
     def forget_plan(self) -> None:
         """Asks the options anew which variables they are for."""

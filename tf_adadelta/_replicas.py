@@ -12,6 +12,11 @@ def is_replicated(value: Any) -> bool:
     return isinstance(value, tf.distribute.DistributedValues)
 
 
+def is_on_server(variable: tf.Variable) -> bool:
+    """Whether a variable is on a parameter server."""
+    return tf.DeviceSpec.from_string(variable.device).job == "ps"
+
+
 def components(value: Any) -> tuple[Any, ...]:
     """Returns what each replica of this process has of a variable or gradient."""
     return tuple(value.values) if is_replicated(value) else (value,)

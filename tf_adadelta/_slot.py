@@ -79,6 +79,8 @@ class Slot(keras.Variable):
     def _serialize_to_tensors(self) -> dict[str, Any]:
         # The graph of a SavedModel cannot read the clock; its export has caught up before.
         if tf.executing_eagerly() or tf.compat.v1.get_default_graph().building_function:
+            if self.clock is not None and self.clock.shared:
+                return {"VARIABLE_VALUE": self.value}  # To write would undo a worker's step.
             self.caught_up()
         try:
             return self._value._serialize_to_tensors()

@@ -43,12 +43,16 @@ class Adadelta(keras.optimizers.Adadelta):
 
     A sparse gradient (`tf.IndexedSlices`, from an embedding) costs no more than the rows that it
     has; those of equal indices are summed first. The idle decay of the other rows of both averages
-    is put off until they have a gradient again; whoever reads a slot sees true values.
+    is put off until they have a gradient again; whoever reads a slot sees true values. Saving pays
+    what was put off, so that a run that goes on and one that is restored have the same bits.
+
+    Under a `tf.distribute` strategy the update is one such call on each device that has variables,
+    by the gradients of all replicas; what comes around it is Keras's own, in Keras's order.
 
     What the fused ops do not serve takes Keras's own update, with one warning that says why: dtypes
     other than those four, devices other than the CPU and (in a build with CUDA) the GPU,
-    `tf.distribute` strategies, and `jit_compile=True` before TensorFlow 2.20. With the environment
-    variable `TF_ADADELTA_STRICT=1` that is a `RuntimeError` instead.
+    servers that have not loaded the ops, and `jit_compile=True` before TensorFlow 2.20. With the
+    environment variable `TF_ADADELTA_STRICT=1` that is a `RuntimeError` instead.
 
     Args:
         learning_rate: A float, a `keras.optimizers.schedules.LearningRateSchedule`, or a callable
@@ -123,20 +127,21 @@ class Adadelta(keras.optimizers.Adadelta):
         self._dispatcher = Dispatcher(
             self.name, self._slots_of, sparse_update, _STOCK_UPDATE, self._start_clock
         )
-        self._planner = self._dispatcher.planner
 
     def build(self, variables: list[Any]) -> None:
         """Creates the slots. As in `keras.optimizers.Adadelta`."""
         if self.built:
             return
         super().build(variables)
-        self._planner.forget_slots()
+        self._dispatcher.planner.forget_slots()
         for variable, *slots in zip(
             variables, self._accumulated_grads, self._accumulated_delta_vars
         ):
             for slot in slots:
                 if slot is not None:  # As for a variable that its gradient overwrites.
-                    Slot.adopt(slot, lambda v=variable: self._planner.keep_up_to_date(_raw(v)))
+                    Slot.adopt(
+                        slot, lambda v=variable: self._dispatcher.planner.keep_up_to_date(_raw(v))
+                    )
 
     def get_config(self) -> dict[str, Any]:
         """Returns the configuration; that of Keras, unless `sparse_update` is "lazy"."""
@@ -160,13 +165,13 @@ class Adadelta(keras.optimizers.Adadelta):
 
     def save_own_variables(self, store: Any) -> None:
         """Saves the state. As in `keras.optimizers.Adadelta`; idle rows have caught up then."""
-        self._planner.catch_up()
+        self._dispatcher.planner.catch_up()
         super().save_own_variables(store)
 
     def exclude_from_weight_decay(self, *args: Any, **kwargs: Any) -> None:
         """Excludes variables from weight decay. As in `keras.optimizers.Adadelta`."""
         super().exclude_from_weight_decay(*args, **kwargs)
-        self._planner.forget_plan()
+        self._dispatcher.planner.forget_plan()
 
     def apply(self, grads: list[Any], trainable_variables: list[Any] | None = None) -> None:
         """Updates variables by their gradients. As in `keras.optimizers.Adadelta`."""

@@ -37,12 +37,13 @@ class AdadeltaOptimizer(tf.compat.v1.train.AdadeltaOptimizer):
     `tf_adadelta.ops.fused_adadelta_apply` (`fused_adadelta_sparse_apply` for sparse gradients), in
     a graph that a session runs, in eager execution, and in `tf.function`. The arithmetic is done in
     float32 for float16, bfloat16 and float32 variables and in float64 for float64 ones, and stored
-    back once. A variable with a constraint is updated by a call of its own.
+    back once. A variable with a constraint is updated by a call of its own. Under a `tf.distribute`
+    strategy there are such calls on each device that has variables.
 
     What the fused ops do not serve takes TensorFlow's own update, with one warning that says why:
     variables made with `use_resource=False`, devices other than the CPU and (in a build with CUDA)
-    the GPU, `tf.distribute` strategies, and `jit_compile=True` before TensorFlow 2.20. With the
-    environment variable `TF_ADADELTA_STRICT=1` that is a `RuntimeError` instead.
+    the GPU, servers that have not loaded the ops, and `jit_compile=True` before TensorFlow 2.20.
+    With the environment variable `TF_ADADELTA_STRICT=1` that is a `RuntimeError` instead.
 
     Args:
         learning_rate: A float, a scalar tensor, or (in eager execution) a callable without

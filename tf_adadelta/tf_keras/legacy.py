@@ -22,10 +22,11 @@ class Adadelta(tf_keras.optimizers.legacy.Adadelta):
     sparse gradients), in eager execution, in `tf.function`, with `jit_compile=True` and in graphs
     that a session runs. The arithmetic is done
     in float32 for float16, bfloat16 and float32 variables and in float64 for float64 ones, with
-    hyperparameters of that precision, and stored back once.
+    hyperparameters of that precision, and stored back once. Under a `tf.distribute` strategy there
+    is such a call on each device that has variables.
 
     What the fused ops do not serve takes the stock update, with one warning that says why: devices
-    other than the CPU and (in a build with CUDA) the GPU, `tf.distribute` strategies, and
+    other than the CPU and (in a build with CUDA) the GPU, servers that have not loaded the ops, and
     `jit_compile=True` before TensorFlow 2.20. With the environment variable `TF_ADADELTA_STRICT=1`
     that is a `RuntimeError` instead.
 

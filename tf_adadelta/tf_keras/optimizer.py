@@ -19,13 +19,13 @@ class Adadelta(tf_keras.optimizers.Adadelta):
     device is one call of `tf_adadelta.ops.fused_adadelta_apply` (`fused_adadelta_sparse_apply` for
     sparse gradients with "lazy"). The arithmetic is done in float32
     for float16, bfloat16 and float32 variables and in float64 for float64 ones, and stored back
-    once.
+    once. Under a `tf.distribute` strategy there is such a call on each device that has variables.
 
     What the fused ops do not serve takes tf_keras's own update, with one warning that says why:
     dtypes other than those four, devices other than the CPU and (in a build with CUDA) the GPU,
-    `tf.distribute` strategies, and `jit_compile=True` before TensorFlow 2.20. With the environment
-    variable `TF_ADADELTA_STRICT=1` that is a `RuntimeError` instead. With a DTensor mesh, all of
-    the update is tf_keras's own.
+    servers that have not loaded the ops, and `jit_compile=True` before TensorFlow 2.20. With the
+    environment variable `TF_ADADELTA_STRICT=1` that is a `RuntimeError` instead. With a DTensor
+    mesh, all of the update is tf_keras's own.
 
     Args:
         learning_rate: A float or a `tf_keras.optimizers.schedules.LearningRateSchedule`. Defaults
