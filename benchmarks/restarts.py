@@ -7,6 +7,7 @@ killed. It saves with `tf.train.CheckpointManager` in a loop of its own, or with
 """
 
 import argparse
+import concurrent.futures
 import dataclasses
 import itertools
 import json
@@ -35,7 +36,7 @@ _STEPS_PER_EPOCH = 8
 _STEPS_PER_SAVE = 10
 _BATCH = 16
 _ROWS = 1000
-_START_LIMIT = 120  # Seconds until a job trains; the machine may be busy.
+_LIMIT = 600  # Seconds that a job may take to begin, or to end; the machine may be busy.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,13 +69,20 @@ class Outcome:
         moments: What it had been doing, and how many of the kills came then.
         arrays: How many arrays were compared.
         differ: The names of those that have other bits.
+        error: Why there is nothing to compare, if so.
     """
 
     case: Case
     kills: int
     moments: dict[str, int]
-    arrays: int
-    differ: list[str]
+    arrays: int = 0
+    differ: list[str] = dataclasses.field(default_factory=list)
+    error: str | None = None
+
+    @property
+    def is_same(self) -> bool:
+        """Whether the job ended as it would have without being killed."""
+        return not self.differ and self.error is None
 
 
 def _say(what: str) -> None:
@@ -201,7 +209,7 @@ class _Job:
                     self.model.stop_training = True
                 _say("saving")
 
-        _remove_unfinished_metadata(self.directory / "backup")
+        _remove_unfinished_backup(self.directory / "backup")
         # The same batches in each epoch, so that the state depends on the number of steps alone.
         inputs, labels = (
             np.concatenate(arrays) for arrays in zip(*self._batches(range(_STEPS_PER_EPOCH)))
@@ -225,11 +233,20 @@ def _value(variable: Any) -> Any:
     return tf.convert_to_tensor(variable).numpy()
 
 
-def _remove_unfinished_metadata(backup: Path) -> None:
-    """Removes what Keras was writing about the epoch when it was killed: it cannot read it.
+def _remove_unfinished_backup(backup: Path) -> None:
+    """Removes what Keras was writing when it was killed and cannot read: it would fail on it.
 
-    Without it, Keras begins at epoch 0 with the weights and slots that it finds.
+    That is its note of the epoch, without which it begins at epoch 0 with the weights and slots
+    that it finds; and the weights, as long as there are none before them.
     """
+    import h5py
+
+    weights = backup / "latest.weights.h5"
+    if weights.exists() and not weights.with_name(f"{weights.name}.bkp").exists():
+        try:
+            h5py.File(weights).close()
+        except OSError:
+            weights.unlink()
     for path in backup.glob("training_metadata.json*"):
         try:
             json.loads(path.read_text())
@@ -271,7 +288,7 @@ class _Run:
             RuntimeError: It ended before, or takes too long.
         """
         with self._heard:
-            self._heard.wait_for(lambda: self.last in states or self._ended(), _START_LIMIT)
+            self._heard.wait_for(lambda: self.last in states or self._ended(), _LIMIT)
             if self.last not in states and self.last != "done":
                 self.kill()
                 errors = self._errors.read_text()[-3000:]
@@ -296,41 +313,54 @@ def run_case(case: Case, kills: int, seed: int, advance: Callable[[str], None]) 
         kills: How often the second is killed.
         seed: Of the moments.
         advance: Called with what has happened, after each start of a job.
+    """
+    moments: dict[str, int] = {}
+    with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
+        try:
+            seconds = _run_to_the_end(case, Path(one))
+            advance("never killed")
+            # Lives so short that after the last kill there is something left to do.
+            longest = 0.6 * seconds / kills
+            rng = random.Random(seed)
+            for _ in range(kills):
+                doing = _run_and_kill(case, Path(other), rng, longest)
+                moments[doing] = moments.get(doing, 0) + 1
+                advance(f"killed while {doing}")
+            _run_to_the_end(case, Path(other))
+            advance("at the end")
+            arrays, differ = _compare(Path(one) / "final.npz", Path(other) / "final.npz")
+        except RuntimeError as error:
+            return Outcome(case, kills, moments, error=str(error))
+    return Outcome(case, kills, moments, arrays, differ)
+
+
+def _run_to_the_end(case: Case, directory: Path) -> float:
+    """Runs a job; returns the seconds from its first step to its end."""
+    run = _Run(case, directory)
+    run.wait_for("training", "saving")
+    start = time.monotonic()
+    run.wait_for("done")
+    run.process.wait()
+    return time.monotonic() - start
+
+
+def _run_and_kill(case: Case, directory: Path, rng: random.Random, longest: float) -> str:
+    """Runs a job and kills it; returns what it was doing.
+
+    One in five is killed in the first second after it has begun to restore, the others in the first
+    `longest` seconds after its first step.
 
     Raises:
-        RuntimeError: A job failed, or was at its end before it had been killed so often.
+        RuntimeError: The job failed, or was done.
     """
-    rng = random.Random(seed)
-    with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
-        run = _Run(case, Path(one))
-        run.wait_for("training")
-        start = time.monotonic()
-        run.wait_for("done")
-        seconds = time.monotonic() - start
-        run.process.wait()
-        advance("never killed")
-        # Lives so short that after the last kill there is something left to do.
-        longest = 0.6 * seconds / kills
-        moments: dict[str, int] = {}
-        for number in range(kills):
-            run = _Run(case, Path(other))
-            if rng.random() < 0.2:
-                run.wait_for("restoring", "training", "saving")
-                time.sleep(rng.uniform(0, 1))
-            else:
-                run.wait_for("training", "saving")
-                time.sleep(rng.uniform(0, longest))
-            doing = run.kill()
-            if doing == "done":
-                raise RuntimeError(f"the job was done after {number} kills of {kills}")
-            moments[doing] = moments.get(doing, 0) + 1
-            advance(f"killed while {doing}")
-        run = _Run(case, Path(other))
-        run.wait_for("done")
-        run.process.wait()
-        advance("at the end")
-        arrays, differ = _compare(Path(one) / "final.npz", Path(other) / "final.npz")
-    return Outcome(case, kills, moments, arrays, differ)
+    run = _Run(case, directory)
+    early = rng.random() < 0.2
+    run.wait_for(*["restoring"] * early, "training", "saving")
+    time.sleep(rng.uniform(0, 1 if early else longest))
+    doing = run.kill()
+    if doing not in ("restoring", "training", "saving"):
+        raise RuntimeError(f"the job could not be killed, it was '{doing}'")
+    return doing
 
 
 def _compare(one: Path, other: Path) -> tuple[int, list[str]]:
@@ -351,19 +381,21 @@ def all_cases() -> list[Case]:
 def _report(outcomes: Sequence[Outcome], environment: dict[str, Any]) -> str:
     from benchmarks.report import markdown_table
 
-    states = ("starting", "restoring", "training", "saving")
+    states = ("restoring", "training", "saving")
     body = [
         (
             outcome.case.kind,
             outcome.case.strategy,
             outcome.case.saver,
             *(str(outcome.moments.get(state, 0)) for state in states),
-            f"{outcome.arrays - len(outcome.differ)} of {outcome.arrays}",
+            outcome.error.splitlines()[0]
+            if outcome.error
+            else f"{outcome.arrays - len(outcome.differ)} of {outcome.arrays}",
         )
         for outcome in outcomes
     ]
     header = ("update", "strategy", "saved by", *(f"killed {s}" for s in states), "same bits")
-    failed = sum(bool(outcome.differ) for outcome in outcomes)
+    failed = sum(not outcome.is_same for outcome in outcomes)
     verdict = f"**{failed} of {len(outcomes)} jobs differ.**" if failed else "All are the same."
     return "\n\n".join(
         [
@@ -373,7 +405,7 @@ def _report(outcomes: Sequence[Outcome], environment: dict[str, Any]) -> str:
             "started again. Its weights, slots and averages at the end are compared, bit by bit, "
             "with those of a job that was never killed. The columns tell what a job was doing "
             f"when it was killed. {verdict}",
-            markdown_table(header, body, "<<<>>>>>"),
+            markdown_table(header, body, "<<<>>>>"),
             markdown_table(("", ""), [(k, str(v)) for k, v in environment.items()], "<<"),
         ]
     )
@@ -395,6 +427,7 @@ def _parse_arguments() -> argparse.Namespace:
         "--kills", type=int, default=KILLS, metavar="N", help="default: %(default)s"
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the moments")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="cases at a time")
     parser.add_argument("--filter", default="", help="only cases whose names contain this")
     parser.add_argument("--job", nargs=4, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -424,14 +457,18 @@ def main() -> int:
     load, threads = os.getloadavg()[0], len(os.sched_getaffinity(0))
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("", total=len(cases) * (arguments.kills + 2))
-        outcomes = []
-        for case in cases:
+
+        def run(case: Case) -> Outcome:
             name = f"{case.kind}, {case.strategy}, {case.saver}"
+            return run_case(
+                case,
+                arguments.kills,
+                arguments.seed,
+                lambda what: progress.update(task, advance=1, description=f"{name}: {what}"),
+            )
 
-            def advance(what: str, name: str = name) -> None:
-                progress.update(task, advance=1, description=f"{name}: {what}")
-
-            outcomes.append(run_case(case, arguments.kills, arguments.seed, advance))
+        with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
+            outcomes = list(pool.map(run, cases))
     environment = describe_environment(threads, load)
     text = _report(outcomes, environment)
     print(text)
@@ -444,7 +481,7 @@ def main() -> int:
     }
     (arguments.output / "restarts.json").write_text(json.dumps(content, indent=1) + "\n")
     (arguments.output / "restarts.md").write_text(text + "\n", encoding="utf-8")
-    return int(any(outcome.differ for outcome in outcomes))
+    return int(not all(outcome.is_same for outcome in outcomes))
 
 
 if __name__ == "__main__":

@@ -72,8 +72,8 @@ def worker_killed(coordinator, output):
     for model in models[::2]:
         model.run_by(coordinator, 10, first=10)
     found = {
-        "differ": sum((differing(*pair) for pair in zip(models[::2], models[1::2])), []),
-        "differ after restore": differing_after_restore(coordinator, output, models[0]),
+        "differ": [name for pair in zip(models[::2], models[1::2]) for name in differing(*pair)],
+        "restored": restored(coordinator, output, models[0]),
         **updates_while_killed(coordinator, output),
     }
     (output / "found.json").write_text(json.dumps(found))
@@ -85,7 +85,7 @@ def differing(one, other):
     return [name for name, v in one.state().items() if v.tobytes() != state[name].tobytes()]
 
 
-def differing_after_restore(coordinator, output, model):
+def restored(coordinator, output, model):
     """Saves a training, goes on, and goes on once more in another one that was restored."""
     other = training.Training(coordinator.strategy, model.api, True, model.mode)
     checkpoints = [
@@ -95,7 +95,11 @@ def differing_after_restore(coordinator, output, model):
     checkpoints[1].restore(path).assert_consumed()
     for one in (model, other):
         one.run_by(coordinator, 10, first=20)
-    return differing(model, other)
+    state = other.state()
+    return {
+        "calls": [model.calls, other.calls],
+        "values": [[v.tolist(), state[name].tolist()] for name, v in model.state().items()],
+    }
 
 
 def updates_while_killed(coordinator, output, steps=200):

@@ -409,5 +409,6 @@ def test_killed_and_restarted(tmp_path, case):
     result = run_module("benchmarks.restarts", *arguments)
     assert result.returncode == 0, result.stdout + result.stderr
     (outcome,) = json.loads((tmp_path / "restarts.json").read_text())["cases"]
+    assert outcome["error"] is None
     assert outcome["differ"] == [] and outcome["arrays"] >= 14
     assert sum(outcome["moments"].values()) == outcome["kills"] == 3

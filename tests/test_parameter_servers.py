@@ -72,7 +72,11 @@ def test_worker_killed_and_restarted(tmp_path):
         cluster.wait(chief)
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["differ"] == []
-    assert found["differ after restore"] == []
+    # Whoever saves writes nothing to servers, so that idle rows are rounded another time.
+    for value, restored in found["restored"]["values"]:
+        np.testing.assert_allclose(restored, value, atol=1e-6, rtol=1e-5)
+    calls, restored_calls = found["restored"]["calls"]
+    assert calls == restored_calls
     assert found["done when killed"] < found["steps"] / 2
     # A step that was under way when its worker died is taken again.
     updates = np.log1p(-np.array(found["accums"])) / np.log(RHO)
