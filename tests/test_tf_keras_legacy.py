@@ -368,7 +368,8 @@ def test_weights_in_the_order_of_creation():
 
 def run_variables(optimizer):
     """The variables whose slots an optimizer has, in their order."""
-    return optimizer._dispatcher._plan.variables
+    ((_, plan),) = optimizer._dispatcher.planner._plans.values()
+    return plan.variables
 
 
 # The methods.

@@ -63,6 +63,9 @@ class Dispatcher:
         stock: What the update does that takes the rest.
         on_clock: As `Planner` has it.
 
+    Attributes:
+        planner: Decides which variables go together into one call of an op.
+
     Raises:
         ValueError: `sparse_update` is neither.
     """
@@ -125,9 +128,8 @@ class Dispatcher:
         grads = list(map(with_tensor_indices, grads))
         if self._leaves_rows_alone(variables, grads, options):
             return [], list(all_positions)  # No op has both kinds of rows.
-        plan, new = self.planner.plan(variables, grads, options)
-        if new:
-            self._report_unserved(plan, grads)
+        plan = self.planner.plan(variables, grads, options)
+        self._report_unserved(plan, grads)
         if options is not PLAIN and (
             plan.unserved or any(group.replicated for group in plan.groups)
         ):

@@ -158,8 +158,8 @@ class Planner:
 
     def plan(
         self, variables: Sequence[tf.Variable], grads: Sequence[Any], options: StepOptions
-    ) -> tuple[Plan, bool]:
-        """Returns the plan for a step, and whether it is a new one."""
+    ) -> Plan:
+        """Returns the plan for a step."""
         # A plan holds only as long as every gradient is of the same kind, dense or sparse.
         index_dtypes = list(map(_index_dtype, grads))
         key = (
@@ -170,10 +170,10 @@ class Planner:
         )
         known_key, plan = self._plans.get(id(variables[0]), (None, None))
         if known_key == key:
-            return plan, False
+            return plan
         plan = self._make(variables, index_dtypes, options)
         self._plans[id(variables[0])] = (key, plan)
-        return plan, True
+        return plan
 
     def _make(
         self,
