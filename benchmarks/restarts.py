@@ -8,12 +8,13 @@ killed. It saves with `tf.train.CheckpointManager` in a loop of its own, or with
 
 import argparse
 import concurrent.futures
+import contextlib
 import dataclasses
 import itertools
 import json
+import multiprocessing
 import os
 import random
-import subprocess
 import sys
 import tempfile
 import threading
@@ -33,7 +34,7 @@ SAVERS = ("CheckpointManager", "BackupAndRestore")
 KILLS = 20
 
 _STEPS_PER_EPOCH = 8
-_STEPS_PER_SAVE = 10
+_STEPS_PER_SAVE = 20
 _BATCH = 16
 _ROWS = 1000
 _LIMIT = 600  # Seconds that a job may take to begin, or to end; the machine may be busy.
@@ -56,7 +57,7 @@ class Case:
     @property
     def steps(self) -> int:
         """How many steps a job takes: a few seconds."""
-        return 300 if self.saver == "CheckpointManager" else 40 * _STEPS_PER_EPOCH
+        return 600 if self.saver == "CheckpointManager" else 40 * _STEPS_PER_EPOCH
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,21 +86,23 @@ class Outcome:
         return not self.differ and self.error is None
 
 
-def _say(what: str) -> None:
-    print(what, flush=True)
-
-
 class _Job:
-    """A training that goes on from what it finds in its directory."""
+    """A training that goes on from what it finds in its directory.
 
-    def __init__(self, case: Case, directory: Path) -> None:
+    Args:
+        case: What is trained.
+        directory: Where it saves.
+        say: Called with what it does now.
+    """
+
+    def __init__(self, case: Case, directory: Path, say: Callable[[str], None]) -> None:
         import keras
         import tensorflow as tf
 
         import tf_adadelta
 
         tf.config.threading.set_intra_op_parallelism_threads(1)
-        self.case, self.directory = case, directory
+        self.case, self.directory, self._say = case, directory, say
         self.strategy = tf.distribute.get_strategy()
         if case.strategy == "MirroredStrategy":
             cpu = tf.config.list_physical_devices("CPU")[0]
@@ -127,7 +130,7 @@ class _Job:
         """Trains to the end and writes the values of all variables."""
         import numpy as np
 
-        _say("restoring")
+        self._say("restoring")
         if self.case.saver == "CheckpointManager":
             self._run_loop()
         else:
@@ -135,7 +138,7 @@ class _Job:
         variables = [*self.model.variables, *self.model.optimizer.variables]
         values = {f"{i} {v.path}".replace("/", "."): _value(v) for i, v in enumerate(variables)}
         np.savez(self.directory / "final.npz", **values)
-        _say("done")
+        self._say("done")
 
     def _batches(self, steps: range) -> Iterator[tuple[Any, Any]]:
         """Yields the batches of some steps, which depend on nothing but their numbers."""
@@ -176,9 +179,9 @@ class _Job:
             step(*map(self._distribute, shares))
             done = self.steps_done
             if done % _STEPS_PER_SAVE == 0:
-                _say("saving")
+                self._say("saving")
                 manager.save()
-            _say("training")
+            self._say("training")
 
     def _distribute(self, shares: Sequence[Any]) -> Any:
         import tensorflow as tf
@@ -192,7 +195,7 @@ class _Job:
         import numpy as np
         import tensorflow as tf
 
-        job = self
+        job, say = self, self._say
 
         class Narrator(keras.callbacks.Callback):
             """Stops where a job that was not killed stops.
@@ -202,12 +205,12 @@ class _Job:
             """
 
             def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-                _say("training")
+                say("training")
 
             def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
                 if job.steps_done >= job.case.steps:
                     self.model.stop_training = True
-                _say("saving")
+                say("saving")
 
         _remove_unfinished_backup(self.directory / "backup")
         # The same batches in each epoch, so that the state depends on the number of steps alone.
@@ -254,6 +257,12 @@ def _remove_unfinished_backup(backup: Path) -> None:
             path.unlink()
 
 
+def _run_job(case: Case, directory: Path, errors: Path, driver: Any) -> None:
+    """Is a job: a process of its own."""
+    os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), sys.stderr.fileno())
+    _Job(case, directory, driver.send).run()
+
+
 class _Run:
     """One start of a job, as its driver sees it."""
 
@@ -261,22 +270,22 @@ class _Run:
         self.last = "starting"
         self._heard = threading.Condition()
         self._errors = directory / "errors.txt"
-        with self._errors.open("w") as errors:
-            job = (str(directory), case.kind, case.strategy, case.saver)
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "benchmarks.restarts", "--job", *job],
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                text=True,
-            )
-        self._listener = threading.Thread(target=self._listen, daemon=True)
-        self._listener.start()
+        # Forked from a process that has imported TensorFlow, and done nothing with it.
+        context = multiprocessing.get_context("forkserver")
+        receiver, sender = context.Pipe(duplex=False)
+        job = (case, directory, self._errors, sender)
+        self.process = context.Process(target=_run_job, args=job, daemon=True)
+        self.process.start()
+        sender.close()
+        threading.Thread(target=self._listen, args=(receiver,), daemon=True).start()
 
-    def _listen(self) -> None:
-        for line in self.process.stdout:
-            with self._heard:
-                self.last = line.strip()
-                self._heard.notify_all()
+    def _listen(self, receiver: Any) -> None:
+        with contextlib.suppress(EOFError):
+            while True:
+                said = receiver.recv()
+                with self._heard:
+                    self.last = said
+                    self._heard.notify_all()
         with self._heard:
             self.last = self.last if self.last == "done" else f"ended: {self.last}"
             self._heard.notify_all()
@@ -301,7 +310,7 @@ class _Run:
         """Kills the job; returns what it was doing."""
         doing = self.last
         self.process.kill()
-        self.process.wait()
+        self.process.join()
         return doing
 
 
@@ -340,7 +349,7 @@ def _run_to_the_end(case: Case, directory: Path) -> float:
     run.wait_for("training", "saving")
     start = time.monotonic()
     run.wait_for("done")
-    run.process.wait()
+    run.process.join()
     return time.monotonic() - start
 
 
@@ -429,7 +438,6 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the moments")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="cases at a time")
     parser.add_argument("--filter", default="", help="only cases whose names contain this")
-    parser.add_argument("--job", nargs=4, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.kills < 1:
         parser.error(f"--kills is {arguments.kills}, expected 1 or more")
@@ -440,10 +448,7 @@ def main() -> int:
     """Runs all cases, prints and writes; returns 1 if a job differs."""
     arguments = _parse_arguments()
     os.environ["TF_ADADELTA_STRICT"] = "1"
-    if arguments.job:
-        directory, *case = arguments.job
-        _Job(Case(*case), Path(directory)).run()
-        return 0
+    multiprocessing.set_forkserver_preload(["keras", "tensorflow", "tf_adadelta"])
     from rich.console import Console
     from rich.progress import Progress
 
