@@ -33,7 +33,8 @@ from benchmarks.timing import burst_on_cpu, measure
 
 _REPLICAS = (1, 2, 4, 8, 16)
 _QUICK_REPLICAS = (1, 2)
-_ROUNDS = 15
+_ROUNDS = 15  # At most: many replicas take seconds for a step.
+_SECONDS = 20.0
 _UPDATE, _STEP = "update alone", "whole step"
 _FUSED, _KERAS = "fused", "Keras"
 _TARGETS = {_UPDATE: 5.0, _STEP: 1.3}
@@ -159,6 +160,7 @@ def _measure(replicas: int, quick: bool) -> Result:
         2 if quick else _ROUNDS,
         advance,
         burst_on_cpu,
+        seconds=_SECONDS,
     )
     found: dict[str, dict[str, list[float]]] = {_UPDATE: {}, _STEP: {}}
     for name, (what, optimizer) in names.items():
