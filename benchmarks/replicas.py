@@ -253,6 +253,19 @@ def _plot(results: Sequence[Result], path: Path) -> None:
         figure.savefig(path, dpi=110)
 
 
+def _write(arguments: argparse.Namespace, results: Sequence[Result], environment: dict) -> None:
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    content = {
+        "quick": arguments.quick,
+        "environment": environment,
+        "results": [dataclasses.asdict(result) for result in results],
+    }
+    (arguments.output / "replicas.json").write_text(json.dumps(content, indent=1) + "\n")
+    text = _report(results, environment, arguments.quick)
+    (arguments.output / "replicas.md").write_text(text + "\n", encoding="utf-8")
+    _plot(results, arguments.output / "replicas.png")
+
+
 def main() -> None:
     """Measures, prints and writes."""
     parser = argparse.ArgumentParser(
@@ -267,7 +280,7 @@ def main() -> None:
     if arguments.measure:
         print(json.dumps(dataclasses.asdict(_measure(arguments.measure, arguments.quick))))
         return
-    load = os.getloadavg()[0]
+    load, threads = os.getloadavg()[0], len(os.sched_getaffinity(0))
     counts = _QUICK_REPLICAS if arguments.quick else _REPLICAS
     rounds = 2 if arguments.quick else _ROUNDS
     with Progress(console=Console(stderr=True), transient=True) as progress:
@@ -276,19 +289,12 @@ def main() -> None:
         def advance(what: str) -> None:
             progress.update(task, advance=1, description=what)
 
-        results = [_measure_in_process(count, arguments.quick, advance) for count in counts]
-    environment = describe_environment(len(os.sched_getaffinity(0)), load)
-    text = _report(results, environment, arguments.quick)
-    print(text)
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    content = {
-        "quick": arguments.quick,
-        "environment": environment,
-        "results": [dataclasses.asdict(result) for result in results],
-    }
-    (arguments.output / "replicas.json").write_text(json.dumps(content, indent=1) + "\n")
-    (arguments.output / "replicas.md").write_text(text + "\n", encoding="utf-8")
-    _plot(results, arguments.output / "replicas.png")
+        results: list[Result] = []
+        for count in counts:
+            results.append(_measure_in_process(count, arguments.quick, advance))
+            # What takes so long is not to be lost at its end.
+            _write(arguments, results, describe_environment(threads, load))
+    print(_report(results, describe_environment(threads, load), arguments.quick))
 
 
 if __name__ == "__main__":

@@ -420,6 +420,21 @@ def _report(outcomes: Sequence[Outcome], environment: dict[str, Any]) -> str:
     )
 
 
+def _write(
+    arguments: argparse.Namespace, outcomes: Sequence[Outcome], environment: dict[str, Any]
+) -> None:
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    content = {
+        "kills": arguments.kills,
+        "seed": arguments.seed,
+        "environment": environment,
+        "cases": [dataclasses.asdict(outcome) for outcome in outcomes],
+    }
+    (arguments.output / "restarts.json").write_text(json.dumps(content, indent=1) + "\n")
+    text = _report(outcomes, environment)
+    (arguments.output / "restarts.md").write_text(text + "\n", encoding="utf-8")
+
+
 def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.restarts",
@@ -472,20 +487,13 @@ def main() -> int:
                 lambda what: progress.update(task, advance=1, description=f"{name}: {what}"),
             )
 
+        outcomes: list[Outcome] = []
         with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
-            outcomes = list(pool.map(run, cases))
-    environment = describe_environment(threads, load)
-    text = _report(outcomes, environment)
-    print(text)
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    content = {
-        "kills": arguments.kills,
-        "seed": arguments.seed,
-        "environment": environment,
-        "cases": [dataclasses.asdict(outcome) for outcome in outcomes],
-    }
-    (arguments.output / "restarts.json").write_text(json.dumps(content, indent=1) + "\n")
-    (arguments.output / "restarts.md").write_text(text + "\n", encoding="utf-8")
+            for outcome in pool.map(run, cases):
+                outcomes.append(outcome)
+                # What takes an hour is not to be lost at its end.
+                _write(arguments, outcomes, describe_environment(threads, load))
+    print(_report(outcomes, describe_environment(threads, load)))
     return int(not all(outcome.is_same for outcome in outcomes))
 
 

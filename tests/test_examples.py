@@ -49,6 +49,7 @@ def test_each_strategy(strategy):
     assert rows[1][3] < rows[0][3] and rows[1][4] > 50
 
 
+@pytest.mark.exhaustive
 def test_as_many_replicas_as_in_the_paper():
     """100 replicas reach the loss that one does on the same batches."""
     arguments = ("--epochs", 1, "--examples", 1000, "--batch-size", 100, "--strategy")
