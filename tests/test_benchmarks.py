@@ -386,3 +386,29 @@ def test_sparse(tmp_path):
     assert json.loads((tmp_path / "sparse.json").read_text())["quick"]
     assert "Zipf" in (tmp_path / "sparse.md").read_text()
     assert (tmp_path / "sparse.png").stat().st_size < 100_000
+
+
+@pytest.mark.distribute
+def test_replicas(tmp_path):
+    result = run_module("benchmarks.replicas", "--quick", "--output", str(tmp_path))
+    assert result.returncode == 0, result.stderr
+    results = json.loads((tmp_path / "replicas.json").read_text())["results"]
+    assert [one["replicas"] for one in results] == [1, 2]
+    assert "--quick" in (tmp_path / "replicas.md").read_text()
+    assert (tmp_path / "replicas.png").stat().st_size < 100_000
+
+
+@pytest.mark.distribute
+@pytest.mark.parametrize(
+    "case",
+    ["exact MirroredStrategy CheckpointManager", "EMA and decay one process BackupAndRestore"],
+)
+def test_killed_and_restarted(tmp_path, case):
+    """Three of the twenty kills, and the bits of a job that was never killed."""
+    arguments = ("--kills", "3", "--filter", case, "--output", str(tmp_path))
+    result = run_module("benchmarks.restarts", *arguments)
+    assert result.returncode == 0, result.stdout + result.stderr
+    (outcome,) = json.loads((tmp_path / "restarts.json").read_text())["cases"]
+    assert outcome["error"] is None
+    assert outcome["differ"] == [] and outcome["arrays"] >= 14
+    assert sum(outcome["moments"].values()) == outcome["kills"] == 3

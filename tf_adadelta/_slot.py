@@ -88,7 +88,8 @@ class Slot(keras.Variable):
             return {"VARIABLE_VALUE": self._value}
 
     def _restore_from_tensors(self, restored_tensors: dict[str, tf.Tensor]) -> Any:
-        self.caught_up()
+        if self.clock is not None:  # Else nothing lags, even in the graph that restores servers.
+            self.clock.catch_up()
         try:
             return self._value._restore_from_tensors(restored_tensors)
         except NotImplementedError:  # With replicas.
