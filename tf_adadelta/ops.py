@@ -287,14 +287,16 @@ class Options:
 
     def as_inputs(self, num_variables: int) -> list[tf.Tensor]:
         """Returns the list that the op takes."""
-        factors = self.clip_factors
+        factors, clipvalue = self.clip_factors, self.clipvalue
+        if isinstance(clipvalue, (float, np.floating)) and clipvalue == math.inf:
+            clipvalue = _NO_CLIPVALUE
         return [
             as_hyperparameter(self.grad_scale),
             as_hyperparameter(self.update),
             tf.ones([num_variables], tf.float64)
             if factors is None
             else tf.cast(factors, tf.float64),
-            as_hyperparameter(_NO_CLIPVALUE if self.clipvalue == math.inf else self.clipvalue),
+            as_hyperparameter(clipvalue),
             as_hyperparameter(self.weight_decay),
             as_hyperparameter(self.ema_momentum),
         ]
