@@ -118,6 +118,8 @@ def extras() -> dict[str, list[str]]:
             "pytest",
             "pytest-xdist",
             "hypothesis",
+            "mypy",
+            "pyright[nodejs]",  # Brings the Node that it runs on.
             "setuptools>=77",
             "cmake",
             "ninja",
