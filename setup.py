@@ -111,6 +111,7 @@ def extras() -> dict[str, list[str]]:
         "tensorflow-cpu": ["tensorflow-cpu" + pin],
         "and-cuda": ["tensorflow[and-cuda]" + pin],
         "tf-keras": tf_keras,
+        "docs": ["mkdocs-material", "mkdocstrings[python]"],
         "demo": [present, "mlxtend", "tqdm", *plot],
         "bench": [present, "mlxtend", *plot, *classic],
         "test": [
@@ -119,6 +120,8 @@ def extras() -> dict[str, list[str]]:
             "pytest-xdist",
             "hypothesis",
             "ipykernel",  # Runs the cells of the notebook.
+            "mkdocs-material",
+            "mkdocstrings[python]",
             "mypy",
             "nbclient",
             "pyright[nodejs]",  # Brings the Node that it runs on.
