@@ -2,14 +2,19 @@
 
 import contextlib
 import doctest
+import functools
 import html.parser
+import http.server
 import importlib
 import inspect
 import json
 import os
+import queue
 import re
+import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -233,3 +238,99 @@ def test_search_knows_the_site(site):
     text = " ".join(entry["text"] for entry in index["docs"])
     for word in ("patch_keras", "sparse_update", "MirroredStrategy", "check_numerics"):
         assert word in text
+
+
+class Handler(http.server.SimpleHTTPRequestHandler):
+    """Serves the site, and notes what a page of ours says of it."""
+
+    said = queue.Queue()
+
+    def do_GET(self):
+        if self.path.startswith("/said/"):
+            self.said.put(unquote(self.path.removeprefix("/said/")))
+            self.send_response(204)
+            self.end_headers()
+        else:
+            super().do_GET()
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="module")
+def served(site):
+    """The address of the site: its search asks for files, which a browser gives to servers only."""
+    handler = functools.partial(Handler, directory=site)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
+
+
+# Looks at the site until its search has an answer, and tells the server.
+PROBE = """<iframe id="site" src="index.html?q=WORD"></iframe><script>
+const look = () => {
+  const line = site.contentDocument?.querySelector(".md-search-result__meta");
+  const text = line?.textContent.trim() ?? "";
+  if (/matching/.test(text)) fetch("/said/" + encodeURIComponent(text));
+  else setTimeout(look, 50);
+};
+look();
+</script>"""
+
+
+def look_at(address, profile, *flags):
+    """Returns what a page has become, and what it wrote to the console."""
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", *flags]
+    command += [f"--user-data-dir={profile}", "--virtual-time-budget=5000"]
+    result = subprocess.run(
+        [*command, "--enable-logging=stderr", address], capture_output=True, text=True, timeout=120
+    )
+    console = [line for line in result.stderr.splitlines() if ":CONSOLE" in line]
+    return result.stdout, console
+
+
+@pytest.mark.parametrize("scheme, flags", [("default", ()), ("slate", ("preferredColorScheme=0",))])
+@pytest.mark.parametrize("width", [1300, 390])
+@pytest.mark.parametrize("page", ["index", "guides/how-it-works", "reference/optimizers"])
+@pytest.mark.browser
+@needs_chromium
+def test_pages_are_quiet_in_the_browser(served, tmp_path, page, width, scheme, flags):
+    """Wide and narrow, light and dark: no error and no warning."""
+    text, console = look_at(
+        f"{served}/{page}.html",
+        tmp_path,
+        f"--window-size={width},900",
+        *(f"--blink-settings={flag}" for flag in flags),
+    )
+    assert not console
+    assert f'data-md-color-scheme="{scheme}"' in text
+
+
+@pytest.mark.browser
+@needs_chromium
+@pytest.mark.parametrize("word, found", [("accumulation", True), ("zebra", False)])
+def test_search_in_the_browser(site, served, tmp_path, word, found):
+    (site / "probe.html").write_text(PROBE.replace("WORD", word))
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0"]
+    browser = subprocess.Popen(
+        [CHROMIUM, *flags, f"--user-data-dir={tmp_path}", f"{served}/probe.html"],
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        said = Handler.said.get(timeout=60)
+    finally:
+        browser.terminate()
+        browser.wait(timeout=30)
+    assert re.fullmatch(r"\d+ matching documents?" if found else "No matching documents", said)
+
+
+@pytest.mark.browser
+@needs_chromium
+def test_an_error_would_be_seen(site, served, tmp_path):
+    (site / "broken.html").write_text("<script>nowhere()</script>")
+    assert len(look_at(f"{served}/broken.html", tmp_path)[1]) == 1
