@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from states import assert_close, assert_equal
 
 import tf_adadelta
 
@@ -63,18 +64,6 @@ def trained(make, steps=STEPS, **options):
 def state(optimizer, variables):
     slots = optimizer.variables
     return [np.array(v) for v in (*variables, *(slots() if callable(slots) else slots))]
-
-
-def assert_equal(one, other):
-    assert len(one) == len(other)
-    for a, b in zip(one, other):
-        np.testing.assert_array_equal(a, b)
-
-
-def assert_close(one, other):
-    assert len(one) == len(other)
-    for a, b in zip(one, other):
-        np.testing.assert_allclose(a, b, atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)

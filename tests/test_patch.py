@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from states import assert_close, assert_equal
 from subprocesses import check_program
 
 import tf_adadelta
@@ -70,18 +71,6 @@ def train(model, steps, start=0):
 
 def state(model):
     return [v.numpy() for v in (*model.variables, *model.optimizer.variables)]
-
-
-def assert_equal(one, other):
-    assert len(one) == len(other)
-    for a, b in zip(one, other):
-        np.testing.assert_array_equal(a, b)
-
-
-def assert_close(one, other):
-    assert len(one) == len(other)
-    for a, b in zip(one, other):
-        np.testing.assert_allclose(a, b, atol=1e-6, rtol=1e-5)
 
 
 @stock_and_ours
