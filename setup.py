@@ -111,17 +111,25 @@ def extras() -> dict[str, list[str]]:
         "tensorflow-cpu": ["tensorflow-cpu" + pin],
         "and-cuda": ["tensorflow[and-cuda]" + pin],
         "tf-keras": tf_keras,
-        "demo": [present, "mlxtend", *plot],
+        "docs": ["mkdocs-material", "mkdocstrings[python]"],
+        "demo": [present, "mlxtend", "tqdm", *plot],
         "bench": [present, "mlxtend", *plot, *classic],
         "test": [
             present,
             "pytest",
             "pytest-xdist",
             "hypothesis",
+            "ipykernel",  # Runs the cells of the notebook.
+            "mkdocs-material",
+            "mkdocstrings[python]",
+            "mypy",
+            "nbclient",
+            "pyright[nodejs]",  # Brings the Node that it runs on.
             "setuptools>=77",
             "cmake",
             "ninja",
             "pybind11",
+            "tqdm",  # For the examples.
             *plot,
             *classic,
         ],

@@ -94,13 +94,26 @@ struct OptionScalars {
   T one_minus_ema_momentum;
 };
 
+// The smallest clipvalue that clips nothing, not even infinities: for callers whose own checks
+// refuse an infinite one, such as tf.debugging.enable_check_numerics().
+inline constexpr double kNoClipvalue = std::numeric_limits<double>::max();
+
+template <typename T>
+inline constexpr T kInfinity = std::numeric_limits<T>::infinity();
+
 template <typename T>
 TF_ADADELTA_INLINE OptionScalars<T> MakeOptionScalars(double grad_scale, double clip_factor,
                                                       double clipvalue, double weight_decay,
                                                       double learning_rate, double ema_momentum) {
-  return {static_cast<T>(grad_scale),   static_cast<T>(clip_factor),
-          static_cast<T>(clipvalue),    static_cast<T>(weight_decay * learning_rate),
-          static_cast<T>(ema_momentum), static_cast<T>(1.0 - ema_momentum)};
+  constexpr double kNone = kNoClipvalue;
+  constexpr T kUnlimited = kInfinity<T>;
+  const T limit = clipvalue < kNone ? static_cast<T>(clipvalue) : kUnlimited;
+  return {static_cast<T>(grad_scale),
+          static_cast<T>(clip_factor),
+          limit,
+          static_cast<T>(weight_decay * learning_rate),
+          static_cast<T>(ema_momentum),
+          static_cast<T>(1.0 - ema_momentum)};
 }
 
 // Adds a gradient to those since the last step.

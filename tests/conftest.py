@@ -19,6 +19,7 @@ needs_xla = pytest.mark.skipif(not XLA, reason="jit_compile needs TensorFlow 2.2
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "gpu: needs a GPU and a build with CUDA")
+    config.addinivalue_line("markers", "browser: needs Chromium")
     config.addinivalue_line("markers", "exhaustive: takes long; run by CI, not by plain pytest")
 
 

@@ -1,10 +1,13 @@
 """The build and the import: what they say when something is missing or does not fit."""
 
+import json
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
 
+import keras
 import pytest
 from subprocesses import run_program, run_python
 
@@ -132,12 +135,13 @@ print(tf_adadelta.build_info()["compiler"])
     assert last.startswith("ImportError: tf_adadelta needs TensorFlow, which is not installed")
 
 
-def test_another_keras_backend():
-    program = """
+@pytest.mark.parametrize("name", ["Adadelta", "patch_keras", "from_keras"])
+def test_another_keras_backend(name):
+    program = f"""
 import keras
 keras.backend.backend = lambda: "jax"
 from tf_adadelta import ops
-from tf_adadelta import Adadelta
+from tf_adadelta import {name}
 """
     result = run_program(program)
     assert result.returncode != 0
@@ -158,6 +162,52 @@ def test_report():
         "Keras",
     ):
         assert expected in result.stdout
+
+
+def test_report_as_json():
+    """What an issue asks for; all that the readable one says is in it."""
+    result = run_python("-m", "tf_adadelta", "--json")
+    assert result.returncode == 0, result.stderr
+    facts = json.loads(result.stdout)
+    assert facts.items() >= tf_adadelta.build_info().items()
+    assert facts["instruction_set"] == tf_adadelta.kernels.instruction_sets()[0]
+    assert facts["running"]["keras"] == keras.__version__
+    assert "/device:CPU:0" in facts["running"]["devices"]
+    assert facts["python_running"] == platform.python_version()
+
+
+def test_report_without_tensorflow():
+    program = """
+import sys; sys.modules["tensorflow"] = None
+from tf_adadelta import _build_info
+facts = _build_info.facts()
+assert facts["running"] is None and facts["instruction_set"]
+print(_build_info.report().splitlines()[-1])
+"""
+    result = run_program(program)
+    assert result.stdout.startswith("TensorFlow running:   none: install it with"), result.stderr
+
+
+def test_report_of_a_tensorflow_that_does_not_fit(monkeypatch):
+    info = {**_build_info.build_info(), "tensorflow": "2.7.0"}
+    monkeypatch.setattr(_build_info, "build_info", lambda: info)
+    assert _build_info.report().splitlines()[-1].startswith("TensorFlow running:   unusable: ")
+    assert "built against TensorFlow 2.7.0" in _build_info.facts()["running"]["unusable"]
+
+
+def test_report_of_sources():
+    program = """
+from pathlib import Path
+from tf_adadelta import _build_info
+_build_info._FILE = Path("nowhere/_build_info.json")
+assert _build_info.report() == _build_info.facts()["not_built"]
+print(_build_info.report())
+"""
+    assert "tf_adadelta is not built: nowhere holds its sources" in run_program(program).stdout
+
+
+def test_version_is_that_of_the_package():
+    assert tf_adadelta.__version__ == tf_adadelta.build_info()["version"]
 
 
 def test_unknown_attribute():

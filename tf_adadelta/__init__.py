@@ -2,8 +2,9 @@
 
 `tf_adadelta.Adadelta` is a drop-in for `keras.optimizers.Adadelta`, with a `LossScaleOptimizer` to
 go around it; `tf_adadelta.tf_keras` and `tf_adadelta.compat.v1` have those for the older APIs.
-`tf_adadelta.ops` are the TensorFlow ops below them and `tf_adadelta.kernels` the kernels on arrays
-below those.
+`patch_keras` makes the stock classes give them; `from_keras` and `to_keras` convert an optimizer in
+the middle of training. `tf_adadelta.ops` are the TensorFlow ops below them and
+`tf_adadelta.kernels` the kernels on arrays below those.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -13,18 +14,26 @@ from tf_adadelta._build_info import build_info
 
 if TYPE_CHECKING:
     from tf_adadelta import compat, kernels, ops, tf_keras
+    from tf_adadelta._conversion import from_keras, to_keras
+    from tf_adadelta._patch import patch_keras, unpatch_keras
     from tf_adadelta.loss_scale import LossScaleOptimizer
     from tf_adadelta.optimizer import Adadelta
+
+    __version__: str
 
 __all__ = [
     "Adadelta",
     "LossScaleOptimizer",
     "build_info",
     "compat",
+    "from_keras",
     "kernels",
     "load_library",
     "ops",
+    "patch_keras",
     "tf_keras",
+    "to_keras",
+    "unpatch_keras",
 ]
 
 # Imported at once, so that Keras knows the optimizer when it loads a model. Where TensorFlow is
@@ -38,6 +47,9 @@ try:
 except ImportError as error:
     _unavailable: ImportError | None = error
 else:
+    from tf_adadelta._conversion import from_keras, to_keras
+    from tf_adadelta._patch import patch_keras, unpatch_keras
+
     _unavailable = None
 
 
@@ -60,6 +72,8 @@ def __getattr__(name: str) -> Any:
         import importlib
 
         return importlib.import_module(f"tf_adadelta.{name}")
+    if name == "__version__":
+        return build_info()["version"]
     if name in __all__ and _unavailable is not None:
         raise _unavailable
     raise AttributeError(f"module 'tf_adadelta' has no attribute '{name}'")

@@ -48,6 +48,34 @@ def check_tensorflow(running: str, built: str) -> None:
         )
 
 
+def facts() -> dict[str, Any]:
+    """Returns an account of the build, the environment, and what is missing, for JSON.
+
+    Returns:
+        A dictionary with what `build_info` returns (or `not_built`, why there is no build), and the
+        keys `instruction_set` (the one used here; None where the kernels do not load, for the
+        reason in `kernels_unusable`), `machine`, `platform`, `python_running`, and `running`: the
+        versions of TensorFlow, Keras and tf_keras and the devices, None where there is no
+        TensorFlow, and `unusable`, a sentence, where it does not fit.
+    """
+    found: dict[str, Any] = {
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "python_running": platform.python_version(),
+    }
+    try:
+        info = build_info()
+    except ImportError as error:
+        return {"not_built": str(error), **found}
+    try:
+        from tf_adadelta import kernels
+
+        found["instruction_set"] = kernels.instruction_sets()[0]
+    except ImportError as error:
+        found.update(instruction_set=None, kernels_unusable=str(error))
+    return {**info, **found, "running": _running(info["tensorflow"])}
+
+
 def report() -> str:
     """Returns a readable account of the build, the environment, and what is missing."""
     lines = []
@@ -55,20 +83,17 @@ def report() -> str:
     def line(name: str, value: object) -> None:
         lines.append(f"{name + ':' if name else '':<22}{value}")
 
-    try:
-        info = build_info()
-    except ImportError as error:
-        return str(error)
+    info = facts()
+    if "not_built" in info:
+        return info["not_built"]
     line("tf_adadelta", info["version"])
     line("built against", f"TensorFlow {info['tensorflow']}, Python {info['python']}")
     line("compiler", info["compiler"])
     line("instruction sets", ", ".join(info["instruction_sets"]))
-    try:
-        from tf_adadelta import kernels
-
-        line("used here", f"{kernels.instruction_sets()[0]} on {platform.machine()}")
-    except ImportError as error:
-        line("used here", f"nothing: {error}")
+    if info["instruction_set"] is None:
+        line("used here", f"nothing: {info['kernels_unusable']}")
+    else:
+        line("used here", f"{info['instruction_set']} on {info['machine']}")
     line("XLA custom call", "yes" if info["xla"] else "no: TensorFlow 2.20 or newer is needed")
     if info["cuda"]:
         architectures = ", ".join(info["cuda_architectures"])
@@ -76,20 +101,36 @@ def report() -> str:
     else:
         line("CUDA", f"no: {info['cuda_reason']}")
         line("", f"To rebuild with CUDA: {REBUILD_WITH_CUDA}")
-    line("TensorFlow running", _tensorflow_running(info["tensorflow"]))
+    running = info["running"]
+    if running is None:
+        minor = ".".join(info["tensorflow"].split(".")[:2])
+        text = f"none: install it with `pip install 'tensorflow=={minor}.*'`"
+    elif "unusable" in running:
+        text = f"unusable: {running['unusable']}"
+    else:
+        text = f"{running['tensorflow']}, Keras {running['keras']}, {', '.join(running['devices'])}"
+    line("TensorFlow running", text)
     return "\n".join(lines)
 
 
-def _tensorflow_running(built: str) -> str:
+def _running(built: str) -> dict[str, Any] | None:
+    """Returns which TensorFlow is running, and whether it fits the one built against."""
     if importlib.util.find_spec("tensorflow") is None:
-        minor = ".".join(built.split(".")[:2])
-        return f"none: install it with `pip install 'tensorflow=={minor}.*'`"
+        return None
+    found: dict[str, Any] = {}
     try:
         import tensorflow as tf
 
+        found["tensorflow"] = tf.__version__
         check_tensorflow(tf.__version__, built)
         import keras
     except ImportError as error:
-        return f"unusable: {error}"
-    devices = ", ".join(device.name for device in tf.config.list_logical_devices())
-    return f"{tf.__version__}, Keras {keras.__version__}, {devices}"
+        return {**found, "unusable": str(error)}
+    found["keras"] = keras.__version__
+    found["keras_backend"] = keras.backend.backend()
+    try:
+        found["tf_keras"] = importlib.metadata.version("tf_keras")
+    except importlib.metadata.PackageNotFoundError:
+        found["tf_keras"] = None
+    found["devices"] = [device.name for device in tf.config.list_logical_devices()]
+    return found

@@ -33,6 +33,14 @@ class Slot(keras.Variable):
         variable.__class__ = cls
         variable._on_graph = on_graph
 
+    @classmethod
+    def release(cls, slot: "Slot") -> None:
+        """Makes a variable of Keras's again of a slot, with its true values."""
+        slot.caught_up()
+        slot.__class__ = keras.Variable
+        for name in ("clock", "_on_graph"):
+            vars(slot).pop(name, None)
+
     @property
     def stored(self) -> tf.Variable:
         """The variable in which the values are stored, some of them perhaps lagging behind."""

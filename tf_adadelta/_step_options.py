@@ -112,10 +112,10 @@ class StepOptions:
         norms = [tf.sqrt(squared) * mean for squared in squared_norms()]
         if self.clipnorm:  # As tf.clip_by_norm.
             factors = [self.clipnorm / tf.maximum(norm, self.clipnorm) for norm in norms]
-        else:  # As keras.src.optimizers.base_optimizer.clip_by_global_norm.
+        else:  # As keras.src.optimizers.base_optimizer.clip_by_global_norm, with no 1 / 0.
             norm = tf.sqrt(tf.add_n([tf.reduce_sum(norm**2) for norm in norms]))
             limit = self.global_clipnorm
-            factor = limit * tf.minimum(1.0 / norm, 1.0 / limit) + (norm - norm)
+            factor = limit / tf.maximum(norm, limit) + (norm - norm)
             factors = [tf.fill([size], factor) for size in sizes]
         return [factor * mean for factor in factors]
 

@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from tf_adadelta import _device_arrays, _kernels
 
-Arrays = np.ndarray | Sequence[np.ndarray]
+Arrays = npt.NDArray[Any] | Sequence[npt.NDArray[Any]]
 DeviceArrays = Any | Sequence[Any]
 """An array on a CUDA device that has `__dlpack__`, or a sequence of such."""
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,9 @@ DTYPES = (tf.float16, tf.bfloat16, tf.float32, tf.float64)
 
 INDEX_DTYPES = (tf.int32, tf.int64)
 """The dtypes of the indices of sparse gradients."""
+
+# What the op takes for an infinite clipvalue, which tf.debugging.enable_check_numerics() refuses.
+_NO_CLIPVALUE = sys.float_info.max
 
 
 def fused_adadelta_apply(
@@ -283,14 +287,16 @@ class Options:
 
     def as_inputs(self, num_variables: int) -> list[tf.Tensor]:
         """Returns the list that the op takes."""
-        factors = self.clip_factors
+        factors, clipvalue = self.clip_factors, self.clipvalue
+        if isinstance(clipvalue, (float, np.floating)) and clipvalue == math.inf:
+            clipvalue = _NO_CLIPVALUE
         return [
             as_hyperparameter(self.grad_scale),
             as_hyperparameter(self.update),
             tf.ones([num_variables], tf.float64)
             if factors is None
             else tf.cast(factors, tf.float64),
-            as_hyperparameter(self.clipvalue),
+            as_hyperparameter(clipvalue),
             as_hyperparameter(self.weight_decay),
             as_hyperparameter(self.ema_momentum),
         ]

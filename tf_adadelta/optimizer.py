@@ -122,11 +122,21 @@ class Adadelta(keras.optimizers.Adadelta):
             name=name,
             **kwargs,
         )
+        self.start_fused(sparse_update)
+
+    def start_fused(self, sparse_update: str = "exact") -> None:
+        """Sets up what this class has besides the attributes of Keras's, which are there already.
+
+        Args:
+            sparse_update: As the constructor has it.
+        """
         self.sparse_update = sparse_update
         self._step = _Step()
         self._dispatcher = Dispatcher(
             self.name, self._slots_of, sparse_update, _STOCK_UPDATE, self._start_clock
         )
+        if self.built:
+            self._adopt_slots()
 
     def build(self, variables: list[Any]) -> None:
         """Creates the slots. As in `keras.optimizers.Adadelta`."""
@@ -134,8 +144,11 @@ class Adadelta(keras.optimizers.Adadelta):
             return
         super().build(variables)
         self._dispatcher.planner.forget_slots()
+        self._adopt_slots()
+
+    def _adopt_slots(self) -> None:
         for variable, *slots in zip(
-            variables, self._accumulated_grads, self._accumulated_delta_vars
+            self._trainable_variables, self._accumulated_grads, self._accumulated_delta_vars
         ):
             for slot in slots:
                 if slot is not None:  # As for a variable that its gradient overwrites.

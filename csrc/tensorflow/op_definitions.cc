@@ -181,7 +181,8 @@ averages: None, or one for each variable: its exponential moving average.
 grad_accums: None, or one for each variable: the sum of its gradients since the last update.
 options: None, or six: grad_scale, update, clip_factors, clipvalue, weight_decay and ema_momentum,
   for what is done around the update in the same pass. clip_factors has an element for each
-  variable; the others are scalars, update 0 or 1. 1, 1, ones, infinity, 0 and 0 change nothing.
+  variable; the others are scalars, update 0 or 1. 1, 1, ones, the largest double (or infinity), 0
+  and 0 change nothing.
 
   grad = grad_accum + grad_scale * grad (grad_accum is 0 where there is none)
   if update:

@@ -202,6 +202,14 @@ class Converter {
     return xla::ConvertElementType(xla::ConstantR0(scalar.builder(), 1.0) - scalar, type_);
   }
 
+  // The largest magnitude of a gradient, infinite where there is none.
+  XlaOp Clipvalue() const {
+    const XlaOp scalar = operands_.values[inputs_.at(Inputs::kClipvalue)];
+    const XlaOp none = xla::ConstantR0(scalar.builder(), kNoClipvalue);
+    const XlaOp infinity = xla::ConstantR0(scalar.builder(), kInfinity<double>);
+    return xla::ConvertElementType(xla::Select(xla::Lt(scalar, none), scalar, infinity), type_);
+  }
+
  private:
   const Inputs& inputs_;
   const Operands& operands_;
@@ -223,7 +231,7 @@ void EmitWithOptions(const Inputs& inputs, const Converter& converted,
       xla::SliceInDim(converted(Inputs::kClipFactors), i, i + 1, /*stride=*/1, /*dimno=*/0), {});
   const OptionScalars<XlaOp> o = {
       converted(Inputs::kGradScale),   factor,
-      converted(Inputs::kClipvalue),   converted(Inputs::kWeightDecay) * scalars.learning_rate,
+      converted.Clipvalue(),           converted(Inputs::kWeightDecay) * scalars.learning_rate,
       converted(Inputs::kEmaMomentum), converted.OneMinus(Inputs::kEmaMomentum),
   };
   const auto where = [&](XlaOp condition, XlaOp yes, XlaOp no) {

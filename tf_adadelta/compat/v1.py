@@ -80,6 +80,14 @@ class AdadeltaOptimizer(tf.compat.v1.train.AdadeltaOptimizer):
         sparse_update: str = "lazy",
     ) -> None:
         super().__init__(learning_rate, rho, epsilon, use_locking, name)
+        self.start_fused(sparse_update)
+
+    def start_fused(self, sparse_update: str = "lazy") -> None:
+        """Sets up what this class has besides the attributes of the stock one.
+
+        Args:
+            sparse_update: As the constructor has it.
+        """
         self._dispatcher = Dispatcher(
             self._name, self._slots_of, sparse_update, StockUpdate("lazy")
         )

@@ -72,6 +72,14 @@ class Adadelta(tf_keras.optimizers.legacy.Adadelta):
         **kwargs: Any,
     ) -> None:
         super().__init__(learning_rate, rho, epsilon, name, **kwargs)
+        self.start_fused(sparse_update)
+
+    def start_fused(self, sparse_update: str = "lazy") -> None:
+        """Sets up what this class has besides the attributes of the stock one.
+
+        Args:
+            sparse_update: As the constructor has it.
+        """
         self._sparse_update = sparse_update
         self._dispatcher = Dispatcher(
             self._name, self._slots_of, sparse_update, StockUpdate("lazy")

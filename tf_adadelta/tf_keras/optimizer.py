@@ -94,6 +94,14 @@ class Adadelta(tf_keras.optimizers.Adadelta):
             name=name,
             **kwargs,
         )
+        self.start_fused(sparse_update)
+
+    def start_fused(self, sparse_update: str = "exact") -> None:
+        """Sets up what this class has besides the attributes of the stock one.
+
+        Args:
+            sparse_update: As the constructor has it.
+        """
         self.sparse_update = sparse_update
         self._dispatcher = Dispatcher(
             self.name, self._slots_of, sparse_update, StockUpdate("exact")
