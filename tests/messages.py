@@ -49,6 +49,7 @@ def _of_python(source):
                     yield _tidy(_template(one.value))
         if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") in (
             "message",
+            "reason",
             "what",
         ):
             values = [node.value]
@@ -70,7 +71,7 @@ def _of_cpp(source):
     starts = (
         r"throw py::\w+\(|absl::\w+Error\(|\breturn (?=\"[a-z])|kMissing\[\] =|return \"indices"
     )
-    for start in re.finditer(starts + r"|text = (?=std::string)", source):
+    for start in re.finditer(starts + r"|(?:text|found) =\s+(?=std::string|\"[a-z])", source):
         statement = source[start.start() : _end(source, start.end())]
         yield _tidy(_cpp_template(statement.removeprefix(start.group().rstrip('"'))))
 

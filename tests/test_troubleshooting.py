@@ -28,7 +28,7 @@ def test_the_collection_sees_each_kind():
     found = collect()
     for message, name in {
         "sparse_update is …, expected 'exact' or 'lazy'": "_dispatch.py",
-        "has dtype …": "_dispatch.py",
+        "has dtype …": "_support.py",
         "no C++ compiler was found": "setup.py",
         "… and … share memory": "arrays.cc",
         "… is not initialized": "variables.cc",
