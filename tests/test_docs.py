@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from unittest import mock
 from urllib.parse import unquote
 
 import keras
@@ -92,11 +93,30 @@ def of_the_kernel(names):
         names[name] = np.ones(3, np.float32)
 
 
-# What single blocks of README take for granted besides, by how they begin.
+def of_a_loop(names):
+    names["make_model"] = make_model
+    names["dataset"] = tf.data.Dataset.from_tensors((names["x"], names["y"]))
+    names["losses_of"] = lambda outputs, labels: (outputs - labels) ** 2
+    names["global_batch_size"] = 8
+    with tf.distribute.get_strategy().scope():
+        names["optimizer"] = tf_adadelta.Adadelta()
+
+
+def of_a_server(names):
+    """Not a real one, which never returns; tests/cluster.py starts those."""
+    names["tf"] = mock.Mock()
+    names["cluster_spec"], names["job"], names["index"] = {}, "ps", 0
+
+
+# What single blocks take for granted besides, by their page and how they begin.
 BEFORE = {
-    "from tf_adadelta import ops": of_the_ops,
-    "from tf_adadelta import kernels\n\nkernels.fused": of_the_kernel,
-    "model.load_weights(": lambda names: names["model"].compile(tf_adadelta.Adadelta(), "mse"),
+    ("README.md", "from tf_adadelta import ops"): of_the_ops,
+    ("README.md", "from tf_adadelta import kernels\n\nkernels.fused"): of_the_kernel,
+    ("README.md", "model.load_weights("): lambda names: names["model"].compile(
+        tf_adadelta.Adadelta(), "mse"
+    ),
+    ("distributed.md", "strategy ="): of_a_loop,
+    ("distributed.md", "import tf_adadelta\n\ntf_adadelta.load_library()\nserver"): of_a_server,
 }
 
 
@@ -106,8 +126,8 @@ BEFORE = {
 def test_python_blocks(page, names):
     """In order, as somebody who reads the page types them."""
     for i, block in enumerate(blocks(page, "python")):
-        for beginning, prepare in BEFORE.items():
-            if block.startswith(beginning) and page.name == "README.md":
+        for (name, beginning), prepare in BEFORE.items():
+            if block.startswith(beginning) and page.name == name:
                 prepare(names)
         exec(compile(block, f"{page.name}, block {i}", "exec"), names)
 

@@ -23,8 +23,10 @@ def run(*arguments, cwd):
 
 def mypy(folder):
     """Returns the lines of each file with an error."""
+    # What is installed is found by itself, and may not be named.
+    path = "" if ROOT.name == "site-packages" else f"mypy_path = {ROOT}\n"
     (folder / "mypy.ini").write_text(
-        f"[mypy]\nstrict = True\nmypy_path = {ROOT}\npython_executable = {sys.executable}\n"
+        f"[mypy]\nstrict = True\n{path}python_executable = {sys.executable}\n"
         "[mypy-tf_adadelta.*]\nfollow_imports = silent\n"  # As for what is installed.
         "[mypy-tf_adadelta]\nfollow_imports = silent\n"
     )
