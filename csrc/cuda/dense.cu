@@ -10,10 +10,16 @@ namespace tf_adadelta::cuda {
 namespace {
 
 // How many blocks a multiprocessor must have room for; 0: the compiler decides. With options and
-// elements of 16 or 64 bits some compilers spill registers to have room for one more. Two blocks
-// have 64 KB on their way, more than twice what keeps the memory busy (docs/cuda.md).
+// elements of 16 or 64 bits, and on Volta always, some compilers spill registers to have room for
+// one more. Two blocks have 64 KB on their way, more than twice what keeps the memory busy
+// (docs/cuda.md).
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 750
+inline constexpr bool kIsVolta = true;
+#else
+inline constexpr bool kIsVolta = false;
+#endif
 template <typename Storage, typename Kind>
-inline constexpr int kMinBlocks = Kind::kOptions && sizeof(Storage) != 4 ? 2 : 0;
+inline constexpr int kMinBlocks = kIsVolta || (Kind::kOptions && sizeof(Storage) != 4) ? 2 : 0;
 
 template <typename Storage, typename Kind, int kCapacity>
 __global__ void __launch_bounds__(kThreads, kMinBlocks<Storage, Kind>)
