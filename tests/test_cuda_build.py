@@ -313,10 +313,12 @@ def test_cuda_runtime_is_linked_statically_and_hidden():
 
 def test_a_gpu_without_a_kernel(monkeypatch):
     if not INFO["cuda"]:
-        reason = _support._why_no_kernel("GPU:0")
-        assert "rebuild it with CUDA, `TF_ADADELTA_CUDA=ON pip install" in reason
+        for device in ("GPU:0", "/job:worker/task:1/device:GPU:0"):
+            reason = _support._why_no_kernel(device)
+            assert "rebuild it with CUDA, `TF_ADADELTA_CUDA=ON pip install" in reason
     assert "CUDA" not in _support._why_no_kernel("TPU:0")
     info = {**INFO, "cuda": True, "cuda_architectures": ["75-real", "90"], "cuda_toolkit": "13.0.1"}
+    monkeypatch.setattr(_support, "_DEVICE_TYPES", ("CPU", "GPU"))
     monkeypatch.setattr(_gpus, "build_info", lambda: info)
     monkeypatch.setattr(_gpus, "_capability", lambda index: (7, 0) if index else (8, 9))
     monkeypatch.setattr(_gpus._kernels, "cuda_driver_version", lambda: 13000)

@@ -15,15 +15,12 @@ _OLDEST_DRIVER = (12, 1)  # Others take no kernel with so many parameters.
 
 @functools.cache
 def why_not_served(index: int) -> str | None:
-    """Returns what keeps the variables on a GPU of this process from the kernels, or None.
+    """Returns what keeps the variables on a GPU of this process from a build with CUDA, or None.
 
     Args:
         index: The index of the logical device, as in "GPU:0".
     """
     info = build_info()
-    if not info["cuda"]:
-        reason = "is on a device of type GPU, for which tf_adadelta has no kernel"
-        return f"{reason}: rebuild it with CUDA, `{REBUILD_WITH_CUDA}`"
     capability = _capability(index)
     if capability is None:
         return None

@@ -6,9 +6,9 @@ import tensorflow as tf
 from tensorflow.python.ops import control_flow_util
 
 from tf_adadelta import _gpus, _replicas, _servers, ops
-from tf_adadelta._build_info import build_info
+from tf_adadelta._build_info import REBUILD_WITH_CUDA, build_info
 
-_DEVICE_TYPES = ("CPU", "GPU")
+_DEVICE_TYPES = ("CPU", "GPU") if build_info()["cuda"] else ("CPU",)
 _XLA = build_info()["xla"]
 
 
@@ -40,7 +40,9 @@ def _why_no_kernel(device: str) -> str | None:
     # In a graph that is yet to be placed there is none.
     device_type = spec.device_type or ("GPU" if tf.config.list_physical_devices("GPU") else "CPU")
     if device_type not in _DEVICE_TYPES:
-        return f"is on a device of type {device_type}, for which tf_adadelta has no kernel"
+        reason = f"is on a device of type {device_type}, for which tf_adadelta has no kernel"
+        rebuild = f"{reason}: rebuild it with CUDA, `{REBUILD_WITH_CUDA}`"
+        return rebuild if device_type == "GPU" else reason
     if device_type == "GPU" and spec.job in (None, "localhost"):
         return _gpus.why_not_served(spec.device_index or 0)
     return None
