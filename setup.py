@@ -2,6 +2,10 @@
 
 The metadata is in pyproject.toml. Here is what can only be known at build time: which TensorFlow
 there is, and how CMake is to be called.
+
+A wheel for several (ci/build_wheel.py) is built with TF_ADADELTA_TENSORFLOWS, folders as
+`pip install --target` makes them, separated as on the PATH: each holds a TensorFlow to build an op
+library against.
 """
 
 import functools
@@ -13,6 +17,7 @@ import subprocess
 import sys
 import sysconfig
 from pathlib import Path
+from typing import NamedTuple
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -60,6 +65,12 @@ def environments() -> list[dict[str, str]]:
     return [target, dict(os.environ)]
 
 
+def named_environments() -> list[dict[str, str]]:
+    """Those whose TensorFlows are all built against, by TF_ADADELTA_TENSORFLOWS."""
+    folders = filter(None, os.environ.get("TF_ADADELTA_TENSORFLOWS", "").split(os.pathsep))
+    return [{**os.environ, "PYTHONPATH": folder} for folder in folders]
+
+
 def ask(program: str, environment: dict[str, str]) -> dict[str, str] | None:
     """Runs a program that prints JSON, in a clean subprocess."""
     result = subprocess.run(
@@ -75,32 +86,61 @@ def ask(program: str, environment: dict[str, str]) -> dict[str, str] | None:
     return json.loads(lines[-1]) if lines else None
 
 
+class TensorFlow(NamedTuple):
+    """A TensorFlow to build against."""
+
+    distribution: str
+    version: str
+    environment: dict[str, str]  # In which Python imports it.
+
+    @property
+    def minor(self) -> tuple[int, int]:
+        """The first two numbers of the version, on which its C++ interface depends."""
+        major, minor = self.version.split(".")[:2]
+        return int(major), int(minor)
+
+
+def find(environment: dict[str, str]) -> TensorFlow | None:
+    """Returns the TensorFlow of an environment; ends the build where it is not supported."""
+    found = ask(FIND_TENSORFLOW, environment)
+    if found is None:
+        return None
+    tensorflow = TensorFlow(found["distribution"], found["version"], environment)
+    supported = f"TensorFlow {OLDEST[0]}.{OLDEST[1]} to {NEWEST[0]}.{NEWEST[1]} is supported"
+    if not OLDEST <= tensorflow.minor <= NEWEST:
+        problem = supported
+    elif "nightly" in tensorflow.distribution or "dev" in tensorflow.version:
+        problem = f"{supported}, as it was released"
+    else:
+        return tensorflow
+    fail(
+        f"{tensorflow.distribution} {tensorflow.version} is installed, but {problem}. Install one "
+        f"of these (pip install '{REQUIREMENT}') and build again."
+    )
+
+
 @functools.cache
-def find_tensorflow() -> tuple[dict[str, str], dict[str, str]] | None:
-    """Returns what TensorFlow there is and the environment it was found in, or None."""
-    for environment in environments():
-        found = ask(FIND_TENSORFLOW, environment)
-        if found is None:
-            continue
-        minor = tuple(int(number) for number in found["version"].split(".")[:2])
-        if not OLDEST <= minor <= NEWEST:
-            fail(
-                f"{found['distribution']} {found['version']} is installed, but TensorFlow "
-                f"{OLDEST[0]}.{OLDEST[1]} to {NEWEST[0]}.{NEWEST[1]} is supported. Install one of "
-                f"these (pip install '{REQUIREMENT}') and build again."
-            )
-        return found, environment
-    return None
+def find_tensorflows() -> list[TensorFlow]:
+    """Returns the TensorFlows to build against, the oldest first; none if there is none."""
+    if named := named_environments():
+        found = [find(environment) for environment in named]
+        for environment, tensorflow in zip(named, found):
+            if tensorflow is None:
+                fail(
+                    f"TF_ADADELTA_TENSORFLOWS names {environment['PYTHONPATH']}, where no "
+                    "TensorFlow is. `pip install --target` makes such a folder."
+                )
+        return sorted(found, key=lambda tensorflow: tensorflow.minor)
+    return list(filter(None, (find(environment) for environment in environments())))[:1]
 
 
 def extras() -> dict[str, list[str]]:
-    """The optional dependencies, with TensorFlow pinned to the minor version built against."""
-    found = find_tensorflow()
-    if found is None:
-        distribution, pin = "tensorflow", REQUIREMENT.removeprefix("tensorflow")
-    else:
-        distribution = found[0]["distribution"]
-        pin = f"=={'.'.join(found[0]['version'].split('.')[:2])}.*"
+    """The optional dependencies, with TensorFlow pinned to what it is built against."""
+    found = find_tensorflows()
+    distribution, pin = "tensorflow", REQUIREMENT.removeprefix("tensorflow")
+    if len(found) == 1:
+        distribution = found[0].distribution
+        pin = "=={}.{}.*".format(*found[0].minor)
     present = distribution + pin
     plot = ["matplotlib"]
     tf_keras = ["tf-keras" + pin]
@@ -161,8 +201,8 @@ class CMakeBuild(build_ext):
     def run(self) -> None:
         """Builds everything in one CMake run."""
         check_compiler()
-        found = find_tensorflow()
-        if found is None:
+        found = find_tensorflows()
+        if not found:
             fail(
                 "TensorFlow is missing, and is needed to build against. Run `pip install "
                 f"'{REQUIREMENT}'`, or build without --no-build-isolation."
@@ -173,8 +213,9 @@ class CMakeBuild(build_ext):
             output = Path(self.build_lib).resolve() / "tf_adadelta"
         import pybind11
 
+        asked = [ask(ASK_TENSORFLOW, tensorflow.environment) for tensorflow in found]
         settings = {
-            **ask(ASK_TENSORFLOW, found[1]),
+            **{name: ";".join(answer[name] for answer in asked) for name in asked[0]},
             "OUTPUT_DIR": str(output),
             "Python_EXECUTABLE": sys.executable,
             "pybind11_DIR": pybind11.get_cmake_dir(),
@@ -196,6 +237,6 @@ class CMakeBuild(build_ext):
 setup(
     ext_modules=[Extension("tf_adadelta._kernels", sources=[])],
     cmdclass={"build_ext": CMakeBuild},
-    setup_requires=[] if find_tensorflow() else [REQUIREMENT],
+    setup_requires=[] if find_tensorflows() else [REQUIREMENT],
     extras_require=extras(),
 )

@@ -29,6 +29,7 @@ from benchmarks.names import (
     TF_KERAS_EAGER,
     TF_KERAS_FUNCTION,
 )
+from tf_adadelta._library import serves_xla
 
 LEARNING_RATE = 1.0
 RHO = 0.95
@@ -40,7 +41,7 @@ def find_missing() -> dict[str, str]:
     missing = {}
     if importlib.util.find_spec("tf_keras") is None:
         missing |= dict.fromkeys(STOCK_CLASSIC.values(), "tf_keras is not installed")
-    if not tf_adadelta.build_info()["xla"]:
+    if not serves_xla():
         missing |= dict.fromkeys(
             (FUSED[JIT], FUSED[FIT_JIT]), "jit_compile needs TensorFlow 2.20 or newer"
         )

@@ -24,9 +24,10 @@ from benchmarks.names import EAGER, FUNCTION, JIT
 from benchmarks.plot import ACCENT, BACKGROUND, MUTED, TEXT
 from benchmarks.report import markdown_table
 from benchmarks.timing import burst_on_cpu, measure
+from tf_adadelta._library import serves_xla
 
 _INDEX_SETS = 64  # A step takes the next of these: a row is touched again after many others.
-_MODES = (EAGER, FUNCTION, *((JIT,) if tf_adadelta.build_info()["xla"] else ()))
+_MODES = (EAGER, FUNCTION, *((JIT,) if serves_xla() else ()))
 _EXACT = {mode: f"fused exact, {mode}" for mode in _MODES}
 _LAZY = "fused lazy, tf.function"
 _KERAS = "Keras tf.function"

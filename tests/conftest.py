@@ -7,13 +7,13 @@ import keras
 import pytest
 import tensorflow as tf
 
-import tf_adadelta
+from tf_adadelta._library import serves_xla
 
 tf.config.threading.set_intra_op_parallelism_threads(2)
 for gpu in tf.config.list_physical_devices("GPU"):  # Of whose memory others want a share.
     tf.config.experimental.set_memory_growth(gpu, True)
 
-XLA = tf_adadelta.build_info()["xla"]
+XLA = serves_xla()
 needs_xla = pytest.mark.skipif(not XLA, reason="jit_compile needs TensorFlow 2.20 or newer")
 
 

@@ -54,7 +54,7 @@ def run_setup_functions(program):
 
 def test_missing_tensorflow():
     program = """
-find_tensorflow = lambda: None
+find_tensorflows = lambda: []
 print(extras()["demo"][0], extras()["tensorflow"])
 CMakeBuild.run(None)
 """
@@ -68,7 +68,7 @@ CMakeBuild.run(None)
 def test_unsupported_tensorflow():
     program = """
 ask = lambda program, environment: {"distribution": "tensorflow", "version": "2.17.1"}
-find_tensorflow()
+find_tensorflows()
 """
     result = run_setup_functions(program)
     assert result.returncode != 0
@@ -98,10 +98,14 @@ for name in ("tf-keras", "test", "bench"):
     assert run_setup_functions(program).stdout.split() == ["True", str(brought), str(brought)]
 
 
-def test_mismatch_of_versions():
-    with pytest.raises(ImportError, match=r"built against TensorFlow 2\.19\.1, but"):
-        _build_info.check_tensorflow("2.21.0", "2.19.1")
-    _build_info.check_tensorflow("2.21.3", "2.21.0")
+def test_mismatch_of_versions(monkeypatch):
+    libraries = {"2.19": {}, "2.21": {}}
+    monkeypatch.setattr(_build_info, "build_info", lambda: {"op_libraries": libraries})
+    with pytest.raises(ImportError, match=r"built for TensorFlow 2\.19 and 2\.21, but") as caught:
+        _build_info.check_tensorflow("2.20.0")
+    assert "pip install --force-reinstall" in str(caught.value)
+    assert _build_info.check_tensorflow("2.21.3") == "2.21"
+    assert _build_info.requirement() == "tensorflow>=2.19,<2.22"
 
 
 def test_mismatch_at_import():
@@ -114,7 +118,7 @@ tf_adadelta.Adadelta
     result = run_program(program)
     assert result.returncode != 0
     last = result.stderr.strip().splitlines()[-1]
-    assert last.startswith("ImportError: tf_adadelta was built against TensorFlow")
+    assert last.startswith("ImportError: tf_adadelta was built for TensorFlow")
     assert "TensorFlow 2.7.0 is running" in last and "Rebuild" in last
 
 
@@ -154,7 +158,7 @@ def test_report():
     assert result.returncode == 0, result.stderr
     info = tf_adadelta.build_info()
     for expected in (
-        f"TensorFlow {info['tensorflow']}",
+        *(f"TensorFlow {library['tensorflow']}" for library in info["op_libraries"].values()),
         info["compiler"],
         ", ".join(info["instruction_sets"]),
         "CUDA:",
@@ -189,10 +193,11 @@ print(_build_info.report().splitlines()[-1])
 
 
 def test_report_of_a_tensorflow_that_does_not_fit(monkeypatch):
-    info = {**_build_info.build_info(), "tensorflow": "2.7.0"}
+    library = {"tensorflow": "2.7.0", "xla": False}
+    info = {**_build_info.build_info(), "op_libraries": {"2.7": library}}
     monkeypatch.setattr(_build_info, "build_info", lambda: info)
     assert _build_info.report().splitlines()[-1].startswith("TensorFlow running:   unusable: ")
-    assert "built against TensorFlow 2.7.0" in _build_info.facts()["running"]["unusable"]
+    assert "built for TensorFlow 2.7, but" in _build_info.facts()["running"]["unusable"]
 
 
 def test_report_of_sources():

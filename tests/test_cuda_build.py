@@ -11,13 +11,15 @@ from pathlib import Path
 
 import pytest
 import tensorflow as tf
+from conftest import XLA, needs_xla
 from tensorflow.python.framework import kernels as registered_kernels
 from test_cuda_kernel import NVCC, needs_nvcc
 
 import tf_adadelta
-from tf_adadelta import _gpus, _support, ops
+from tf_adadelta import _gpus, _kernels, _support, ops
 
 ROOT = Path(__file__).resolve().parents[1]
+FOLDER = Path(tf_adadelta.__file__).parent
 INFO = tf_adadelta.build_info()
 needs_cuda_build = pytest.mark.skipif(
     not INFO["cuda"], reason=f"built without CUDA: {INFO['cuda_reason']}"
@@ -278,7 +280,7 @@ def test_kernels_are_registered_for_the_gpu(op):
     assert sorted(dtypes) == sorted(served)
     for kernel in on_gpu:  # Everything else, the scalars too, is in the GPU's memory.
         assert list(kernel.host_memory_arg) == HANDLES[op]
-    if INFO["xla"]:
+    if XLA:
         assert any(kernel.device_type == "XLA_GPU_JIT" for kernel in registered(op))
 
 
@@ -290,10 +292,11 @@ def test_no_kernel_for_the_gpu_without_cuda(op):
 
 
 @needs_cuda_build
-@pytest.mark.skipif(not INFO["xla"], reason="the FFI came with TensorFlow 2.20")
+@needs_xla
 def test_custom_call_is_emitted_and_handled_on_the_gpu():
     """XLA finds handlers by name and platform; both stand in the library."""
-    library = (Path(tf_adadelta.__file__).parent / "_ops.so").read_bytes()
+    minor = ".".join(tf.__version__.split(".")[:2])
+    library = (FOLDER / f"_ops_{minor}.so").read_bytes()
     assert b"tf_adadelta_fused_adadelta_apply\0" in library
     assert b"tf_adadelta_fused_adadelta_sparse_apply\0" in library
     assert b"tf_adadelta_fused_squared_norms\0" in library
@@ -302,8 +305,7 @@ def test_custom_call_is_emitted_and_handled_on_the_gpu():
 
 @needs_cuda_build
 def test_cuda_runtime_is_linked_statically_and_hidden():
-    folder = Path(tf_adadelta.__file__).parent
-    for library in (folder / "_ops.so", next(folder.glob("_kernels*.so"))):
+    for library in FOLDER.glob("*.so"):
         needed = subprocess.run(["ldd", library], capture_output=True, text=True).stdout
         assert "cudart" not in needed and "libcuda.so" not in needed
         exported = subprocess.run(["nm", "-D", "--defined-only", library], capture_output=True)
@@ -321,7 +323,7 @@ def test_a_gpu_without_a_kernel(monkeypatch):
     monkeypatch.setattr(_support, "_DEVICE_TYPES", ("CPU", "GPU"))
     monkeypatch.setattr(_gpus, "build_info", lambda: info)
     monkeypatch.setattr(_gpus, "_capability", lambda index: (7, 0) if index else (8, 9))
-    monkeypatch.setattr(_gpus._kernels, "cuda_driver_version", lambda: 13000)
+    monkeypatch.setattr(_kernels, "cuda_driver_version", lambda: 13000)
     _gpus.why_not_served.cache_clear()
     try:
         assert "is on GPU:1, of compute capability 7.0" in _support._why_no_kernel("GPU:1")

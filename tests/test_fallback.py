@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import XLA
 from test_optimizer import OPTIMIZERS, assert_close, make_grads, make_step, make_variables
 
 import tf_adadelta
@@ -122,7 +123,7 @@ def test_says_what_the_stock_update_makes_of_a_sparse_gradient(
         assert [text for text in (DECAY, STAY, SQUARED) if text in message] == differences
 
 
-@pytest.mark.skipif(tf_adadelta.build_info()["xla"], reason="TensorFlow 2.18 and 2.19 only")
+@pytest.mark.skipif(XLA, reason="TensorFlow 2.18 and 2.19 only")
 def test_xla_before_2_20(not_strict):
     results = []
     for make in OPTIMIZERS:

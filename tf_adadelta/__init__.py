@@ -40,7 +40,7 @@ __all__ = [
 # missing or does not fit, the kernels and the build report still work, and whoever asks for
 # anything else is told what to do.
 try:
-    _library.load()
+    _library.load_ops()
     from tf_adadelta import ops
     from tf_adadelta.loss_scale import LossScaleOptimizer
     from tf_adadelta.optimizer import Adadelta
@@ -64,7 +64,7 @@ def load_library() -> None:
     Raises:
         ImportError: TensorFlow is missing, or is not the one that the library was built against.
     """
-    _library.load()
+    _library.load_ops()
 
 
 def __getattr__(name: str) -> Any:

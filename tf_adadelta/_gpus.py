@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from tf_adadelta import _kernels
 from tf_adadelta._build_info import REBUILD_WITH_CUDA, build_info
+from tf_adadelta._library import load_kernels
 
 _OLDEST_CAPABILITY = (7, 0)
 _OLDEST_DRIVER = (12, 1)  # Others take no kernel with so many parameters.
@@ -24,7 +24,7 @@ def why_not_served(index: int) -> str | None:
     capability = _capability(index)
     if capability is None:
         return None
-    driver = divmod(_kernels.cuda_driver_version() // 10, 100)
+    driver = divmod(load_kernels().cuda_driver_version() // 10, 100)
     reason = why_no_code(capability, info["cuda_architectures"], info["cuda_toolkit"], driver)
     return f"is on GPU:{index}, {reason}" if reason else None
 

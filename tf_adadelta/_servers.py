@@ -38,7 +38,7 @@ def _has_library(task: str) -> bool:
     if task not in _HAS_LIBRARY:
         try:
             with tf.device(f"{task}/device:CPU:0"):
-                _library.load().fused_squared_norms(
+                _library.load_ops().fused_squared_norms(
                     grad_accums=[],
                     grads=[tf.zeros([])],
                     grad_scale=tf.ones([], tf.float64),

@@ -6,16 +6,17 @@ import tensorflow as tf
 from tensorflow.python.ops import control_flow_util
 
 from tf_adadelta import _gpus, _replicas, _servers, ops
-from tf_adadelta._build_info import REBUILD_WITH_CUDA, build_info
+from tf_adadelta._build_info import NEEDS_XLA, REBUILD_WITH_CUDA, build_info
+from tf_adadelta._library import serves_xla
 
 _DEVICE_TYPES = ("CPU", "GPU") if build_info()["cuda"] else ("CPU",)
-_XLA = build_info()["xla"]
+_XLA = serves_xla()
 
 
 def why_none_is_served() -> str | None:
     """Returns what keeps all variables of a step from the ops, None if nothing does."""
     if not _XLA and control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()):
-        return "jit_compile=True needs TensorFlow 2.20 or newer"
+        return NEEDS_XLA
     return _servers.why_not_served()
 
 

@@ -14,7 +14,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tf_adadelta import _device_arrays, _kernels
+from tf_adadelta import _device_arrays
+from tf_adadelta._library import load_kernels
+
+_kernels = load_kernels()
 
 Arrays = npt.NDArray[Any] | Sequence[npt.NDArray[Any]]
 DeviceArrays = Any | Sequence[Any]

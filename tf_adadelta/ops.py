@@ -321,7 +321,7 @@ def apply_handles(
     `averages` and `grad_accums` may be empty.
     """
     plain = not averages and not grad_accums and options.are_plain()
-    return _library.load().fused_adadelta_apply(
+    return _library.load_ops().fused_adadelta_apply(
         vars=variables,
         accums=accums,
         accum_updates=accum_updates,
@@ -343,7 +343,7 @@ def squared_norms_of_handles(
     update: Any = True,
 ) -> tf.Tensor:
     """Calls the op of `fused_squared_norms` itself; `grad_accums` may be empty."""
-    return _library.load().fused_squared_norms(
+    return _library.load_ops().fused_squared_norms(
         grad_accums=grad_accums,
         grads=grads,
         grad_scale=as_hyperparameter(grad_scale),
@@ -365,7 +365,7 @@ def sparse_apply_handles(
     use_locking: bool = False,
 ) -> tf.Operation | None:
     """Calls the sparse op itself, like `apply_handles`; `clocks` may be empty."""
-    return _library.load().fused_adadelta_sparse_apply(
+    return _library.load_ops().fused_adadelta_sparse_apply(
         vars=variables,
         accums=accums,
         accum_updates=accum_updates,

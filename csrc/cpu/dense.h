@@ -4,6 +4,7 @@
 
 #include <vector>
 
+#include "api.h"
 #include "cpu/instruction_set.h"
 #include "cpu/parallel.h"
 #include "tensor_update.h"
@@ -11,10 +12,10 @@
 namespace tf_adadelta {
 
 // Updates every variable of the list. The result does not depend on the number of threads.
-void DenseUpdate(DType dtype, const std::vector<TensorUpdate>& updates,
-                 const Hyperparameters& hyperparameters, const Options& options,
-                 const Workers& workers, LoopKind kind = LoopKind::kAdadelta,
-                 const InstructionSet& instruction_set = BestInstructionSet());
+TF_ADADELTA_API void DenseUpdate(DType dtype, const std::vector<TensorUpdate>& updates,
+                                 const Hyperparameters& hyperparameters, const Options& options,
+                                 const Workers& workers, LoopKind kind = LoopKind::kAdadelta,
+                                 const InstructionSet& instruction_set = BestInstructionSet());
 
 }  // namespace tf_adadelta
 

@@ -4,6 +4,7 @@
 
 #include <vector>
 
+#include "api.h"
 #include "cpu/dense_loop.h"
 #include "cpu/norm_loop.h"
 #include "cpu/sparse_loop.h"
@@ -19,10 +20,10 @@ struct InstructionSet {
 };
 
 // Those that were compiled in, the widest first; the last is supported everywhere.
-const std::vector<InstructionSet>& CompiledInstructionSets();
+TF_ADADELTA_API const std::vector<InstructionSet>& CompiledInstructionSets();
 
 // The widest that this processor supports.
-const InstructionSet& BestInstructionSet();
+TF_ADADELTA_API const InstructionSet& BestInstructionSet();
 
 }  // namespace tf_adadelta
 

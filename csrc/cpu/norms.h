@@ -4,6 +4,7 @@
 
 #include <vector>
 
+#include "api.h"
 #include "cpu/instruction_set.h"
 #include "cpu/parallel.h"
 #include "tensor_update.h"
@@ -12,9 +13,9 @@ namespace tf_adadelta {
 
 // Writes the squared norm of grad_scale * grad + grad_accum of each input to `squared_norms`. The
 // sums are in double, and their order does not depend on the number of threads.
-void SquaredNorms(DType dtype, const std::vector<NormInput>& inputs, double grad_scale,
-                  double* squared_norms, const Workers& workers,
-                  const InstructionSet& instruction_set = BestInstructionSet());
+TF_ADADELTA_API void SquaredNorms(DType dtype, const std::vector<NormInput>& inputs,
+                                  double grad_scale, double* squared_norms, const Workers& workers,
+                                  const InstructionSet& instruction_set = BestInstructionSet());
 
 }  // namespace tf_adadelta
 

@@ -7,6 +7,7 @@
 #include <optional>
 #include <vector>
 
+#include "api.h"
 #include "bad_index.h"
 #include "cpu/instruction_set.h"
 #include "cpu/parallel.h"
@@ -15,14 +16,15 @@
 namespace tf_adadelta {
 
 // Returns the first index of the list that is out of range.
-std::optional<BadIndex> FindBadIndex(IndexType index_type,
-                                     const std::vector<SparseTensorUpdate>& updates);
+TF_ADADELTA_API std::optional<BadIndex> FindBadIndex(
+    IndexType index_type, const std::vector<SparseTensorUpdate>& updates);
 
 // Updates every variable of the list; no index is out of range. The bits of the result do not
 // depend on the number of threads.
-void SparseUpdate(DType dtype, IndexType index_type, const std::vector<SparseTensorUpdate>& updates,
-                  const Hyperparameters& hyperparameters, const Workers& workers,
-                  const InstructionSet& instruction_set = BestInstructionSet());
+TF_ADADELTA_API void SparseUpdate(DType dtype, IndexType index_type,
+                                  const std::vector<SparseTensorUpdate>& updates,
+                                  const Hyperparameters& hyperparameters, const Workers& workers,
+                                  const InstructionSet& instruction_set = BestInstructionSet());
 
 }  // namespace tf_adadelta
 

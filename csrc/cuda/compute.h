@@ -4,6 +4,8 @@
 
 #include "adadelta.h"
 #include "cuda/dense.h"
+#include "storage.h"
+#include "tensor_update.h"
 
 // An array whose index is not known when its loop is compiled would lie in memory, not in
 // registers.
@@ -26,6 +28,22 @@ template <>
 struct ComputeOf<double> {
   using type = double;
 };
+
+// Calls `use(storage)` with a value of the storage type that `dtype` names.
+template <typename Use>
+auto WithStorage(DType dtype, const Use& use) {
+  switch (dtype) {
+    case DType::kHalf:
+      return use(Half{});
+    case DType::kBFloat16:
+      return use(BFloat16{});
+    case DType::kFloat:
+      return use(float{});
+    case DType::kDouble:
+      break;
+  }
+  return use(double{});
+}
 
 TF_ADADELTA_INLINE double ReadScalar(const Scalar& scalar) {
   return scalar.pointer != nullptr ? *scalar.pointer : scalar.value;

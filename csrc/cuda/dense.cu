@@ -2,6 +2,7 @@
 
 #include <string>
 
+#include "cuda/compute.h"
 #include "cuda/dense.h"
 #include "cuda/dense_thread.h"
 #include "cuda/runtime.h"
@@ -32,7 +33,9 @@ cudaError_t LaunchAll(const std::vector<TensorUpdate>& updates,
                       const DeviceHyperparameters& hyperparameters, const DeviceOptions* options,
                       cudaStream_t stream) {
   cudaError_t error = cudaSuccess;
-  WithDenseKind(updates, options != nullptr, [&](auto kind) {
+  const bool averages = HaveAverages(updates);
+  const bool grad_accums = HaveGradAccums(updates);
+  WithDenseKind(options != nullptr, averages, grad_accums, [&](auto kind) {
     using Kind = decltype(kind);
     ForEachDenseLaunch<Kind>(
         updates, sizeof(Storage), hyperparameters, options, [&](const auto& launch) {
@@ -46,9 +49,9 @@ cudaError_t LaunchAll(const std::vector<TensorUpdate>& updates,
 }
 
 template <typename Storage>
-cudaError_t LoadAll(const std::vector<TensorUpdate>& updates, bool options) {
+cudaError_t LoadAll(bool options, bool averages, bool grad_accums) {
   cudaError_t error = cudaSuccess;
-  WithDenseKind(updates, options, [&](auto kind) {
+  WithDenseKind(options, averages, grad_accums, [&](auto kind) {
     using Kind = decltype(kind);
     cudaFuncAttributes attributes;
     error = cudaFuncGetAttributes(&attributes, &DenseKernel<Storage, Kind, kSmallCapacity<Kind>>);
@@ -58,22 +61,6 @@ cudaError_t LoadAll(const std::vector<TensorUpdate>& updates, bool options) {
   return error;
 }
 
-// Calls `use(storage)` with a value of the type that stands for `dtype`.
-template <typename Use>
-std::string WithStorage(DType dtype, const Use& use) {
-  switch (dtype) {
-    case DType::kHalf:
-      return Explain(use(Half{}));
-    case DType::kBFloat16:
-      return Explain(use(BFloat16{}));
-    case DType::kFloat:
-      return Explain(use(float{}));
-    case DType::kDouble:
-      return Explain(use(double{}));
-  }
-  return "unknown dtype";
-}
-
 }  // namespace
 
 std::string DenseUpdate(DType dtype, const std::vector<TensorUpdate>& updates,
@@ -81,15 +68,16 @@ std::string DenseUpdate(DType dtype, const std::vector<TensorUpdate>& updates,
                         const Stream& stream) {
   const CurrentDevice device(stream.device);
   if (device.error() != cudaSuccess) return Explain(device.error());
-  return WithStorage(dtype, [&](auto storage) {
+  return Explain(WithStorage(dtype, [&](auto storage) {
     return LaunchAll<decltype(storage)>(updates, hyperparameters, options,
                                         static_cast<cudaStream_t>(stream.handle));
-  });
+  }));
 }
 
-std::string LoadDenseKernels(DType dtype, const std::vector<TensorUpdate>& updates, bool options) {
-  return WithStorage(dtype,
-                     [&](auto storage) { return LoadAll<decltype(storage)>(updates, options); });
+std::string LoadDenseKernels(DType dtype, bool options, bool averages, bool grad_accums) {
+  return Explain(WithStorage(dtype, [&](auto storage) {
+    return LoadAll<decltype(storage)>(options, averages, grad_accums);
+  }));
 }
 
 std::string Copy(void* to, const void* from, size_t bytes, const Stream& stream) {

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "api.h"
 #include "tensor_update.h"
 
 namespace tf_adadelta::cuda {
@@ -47,18 +48,21 @@ struct Stream {
 // can be captured into a CUDA graph. The same inputs give the same bits on every run. Returns what
 // went wrong in words, empty if nothing did. `options` may be null where the variables have neither
 // averages nor grad_accums: then nothing of them is compiled in.
-[[nodiscard]] std::string DenseUpdate(DType dtype, const std::vector<TensorUpdate>& updates,
-                                      const DeviceHyperparameters& hyperparameters,
-                                      const DeviceOptions* options, const Stream& stream);
+[[nodiscard]] TF_ADADELTA_API std::string DenseUpdate(DType dtype,
+                                                      const std::vector<TensorUpdate>& updates,
+                                                      const DeviceHyperparameters& hyperparameters,
+                                                      const DeviceOptions* options,
+                                                      const Stream& stream);
 
-// Loads the kernels that DenseUpdate would launch for these variables on the current device, which
-// the driver may not do while the stream of a first call is recorded into a graph. Returns like
-// DenseUpdate.
-[[nodiscard]] std::string LoadDenseKernels(DType dtype, const std::vector<TensorUpdate>& updates,
-                                           bool options);
+// Loads the kernels that DenseUpdate would launch on the current device for variables that have
+// averages, or grad_accums, and for options: the driver may not do that while the stream of a first
+// call is recorded into a graph. Returns like DenseUpdate.
+[[nodiscard]] TF_ADADELTA_API std::string LoadDenseKernels(DType dtype, bool options, bool averages,
+                                                           bool grad_accums);
 
 // Queues a copy within the memory of the device. Returns like DenseUpdate.
-[[nodiscard]] std::string Copy(void* to, const void* from, size_t bytes, const Stream& stream);
+[[nodiscard]] TF_ADADELTA_API std::string Copy(void* to, const void* from, size_t bytes,
+                                               const Stream& stream);
 
 }  // namespace tf_adadelta::cuda
 

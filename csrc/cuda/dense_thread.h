@@ -84,12 +84,10 @@ void ForEachDenseLaunch(const std::vector<TensorUpdate>& updates, int64_t elemen
   ForEachLaunch<Kind>(std::move(tensors), element_size, scalars, visit, max_blocks);
 }
 
-// Calls `use(kind)` with the kind of launches that these updates are.
+// Calls `use(kind)` with the kind of launches that updates with these are.
 template <typename Use>
-auto WithDenseKind(const std::vector<TensorUpdate>& updates, bool options, const Use& use) {
+auto WithDenseKind(bool options, bool average, bool grad_accum, const Use& use) {
   if (!options) return use(PlainKind());
-  const bool average = HaveAverages(updates);
-  const bool grad_accum = HaveGradAccums(updates);
   if (average && grad_accum) return use(DenseKind<true, true, true>());
   if (average) return use(DenseKind<true, true, false>());
   if (grad_accum) return use(DenseKind<true, false, true>());

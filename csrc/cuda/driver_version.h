@@ -2,10 +2,12 @@
 #ifndef TF_ADADELTA_CUDA_DRIVER_VERSION_H_
 #define TF_ADADELTA_CUDA_DRIVER_VERSION_H_
 
+#include "api.h"
+
 namespace tf_adadelta::cuda {
 
 // Returns the newest CUDA that the driver supports, such as 12040 for 12.4; 0 where there is none.
-int DriverVersion();
+TF_ADADELTA_API int DriverVersion();
 
 }  // namespace tf_adadelta::cuda
 

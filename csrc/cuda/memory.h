@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "api.h"
 #include "cuda/dense.h"
 
 namespace tf_adadelta::cuda {
@@ -18,7 +19,7 @@ inline constexpr size_t kWorkspaceAlignment = 16;
 using Allocate = std::function<void*(size_t bytes)>;
 
 // Device memory, taken and given back in the order of a stream.
-class StreamMemory {
+class TF_ADADELTA_API StreamMemory {
  public:
   explicit StreamMemory(const Stream& stream) : stream_(stream) {}
   StreamMemory(const StreamMemory&) = delete;

@@ -2,6 +2,7 @@
 
 #include <string>
 
+#include "cuda/compute.h"
 #include "cuda/norms.h"
 #include "cuda/norms_thread.h"
 #include "cuda/runtime.h"
@@ -73,20 +74,11 @@ std::string SquaredNorms(DType dtype, const std::vector<NormInput>& inputs,
   const CurrentDevice device(stream.device);
   if (device.error() != cudaSuccess) return Explain(device.error());
   const auto handle = static_cast<cudaStream_t>(stream.handle);
-  return WithNormKind(inputs, [&](auto kind) -> std::string {
-    using Kind = decltype(kind);
-    switch (dtype) {
-      case DType::kHalf:
-        return LaunchAll<Half, Kind>(inputs, grad_scale, update, squared_norms, allocate, handle);
-      case DType::kBFloat16:
-        return LaunchAll<BFloat16, Kind>(inputs, grad_scale, update, squared_norms, allocate,
-                                         handle);
-      case DType::kFloat:
-        return LaunchAll<float, Kind>(inputs, grad_scale, update, squared_norms, allocate, handle);
-      case DType::kDouble:
-        return LaunchAll<double, Kind>(inputs, grad_scale, update, squared_norms, allocate, handle);
-    }
-    return "unknown dtype";
+  return WithNormKind(inputs, [&](auto kind) {
+    return WithStorage(dtype, [&](auto storage) {
+      return LaunchAll<decltype(storage), decltype(kind)>(inputs, grad_scale, update, squared_norms,
+                                                          allocate, handle);
+    });
   });
 }
 

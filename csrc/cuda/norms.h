@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "api.h"
 #include "cuda/dense.h"
 #include "cuda/memory.h"
 #include "tensor_update.h"
@@ -15,10 +16,9 @@ namespace tf_adadelta::cuda {
 // waits for nothing. Where `update` is 0 no gradient is read and the norms are 0. All inputs have a
 // grad_accum, or none has. `squared_norms` is in device memory. The sums are in double; the same
 // inputs give the same bits on every run. Returns like DenseUpdate.
-[[nodiscard]] std::string SquaredNorms(DType dtype, const std::vector<NormInput>& inputs,
-                                       const Scalar& grad_scale, const Scalar& update,
-                                       double* squared_norms, const Allocate& allocate,
-                                       const Stream& stream);
+[[nodiscard]] TF_ADADELTA_API std::string SquaredNorms(
+    DType dtype, const std::vector<NormInput>& inputs, const Scalar& grad_scale,
+    const Scalar& update, double* squared_norms, const Allocate& allocate, const Stream& stream);
 
 }  // namespace tf_adadelta::cuda
 

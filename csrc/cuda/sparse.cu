@@ -7,6 +7,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "cuda/compute.h"
 #include "cuda/runtime.h"
 #include "cuda/sort.h"
 #include "cuda/sparse.h"
@@ -187,17 +188,9 @@ std::string SparseUpdate(DType dtype, IndexType index_type,
   const CurrentDevice device(stream.device);
   if (device.error() != cudaSuccess) return Explain(device.error());
   const auto handle = static_cast<cudaStream_t>(stream.handle);
-  switch (dtype) {
-    case DType::kHalf:
-      return UpdateAll<Half>(index_type, updates, hyperparameters, allocate, handle);
-    case DType::kBFloat16:
-      return UpdateAll<BFloat16>(index_type, updates, hyperparameters, allocate, handle);
-    case DType::kFloat:
-      return UpdateAll<float>(index_type, updates, hyperparameters, allocate, handle);
-    case DType::kDouble:
-      return UpdateAll<double>(index_type, updates, hyperparameters, allocate, handle);
-  }
-  return "unknown dtype";
+  return WithStorage(dtype, [&](auto storage) {
+    return UpdateAll<decltype(storage)>(index_type, updates, hyperparameters, allocate, handle);
+  });
 }
 
 bool IndicesAreChecked() {

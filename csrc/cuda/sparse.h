@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "api.h"
 #include "bad_index.h"
 #include "cuda/dense.h"
 #include "cuda/memory.h"
@@ -17,20 +18,18 @@ namespace tf_adadelta::cuda {
 // Queues the update of every variable of the list, and waits for nothing. Rows of a gradient whose
 // index is out of range are skipped. The same inputs give the same bits on every run. Returns what
 // went wrong in words, empty if nothing did.
-[[nodiscard]] std::string SparseUpdate(DType dtype, IndexType index_type,
-                                       const std::vector<SparseTensorUpdate>& updates,
-                                       const DeviceHyperparameters& hyperparameters,
-                                       const Allocate& allocate, const Stream& stream);
+[[nodiscard]] TF_ADADELTA_API std::string SparseUpdate(
+    DType dtype, IndexType index_type, const std::vector<SparseTensorUpdate>& updates,
+    const DeviceHyperparameters& hyperparameters, const Allocate& allocate, const Stream& stream);
 
 // Whether TF_ADADELTA_CHECK_INDICES=1 asks for FindBadIndex before every update.
-bool IndicesAreChecked();
+TF_ADADELTA_API bool IndicesAreChecked();
 
 // Sets `bad` to the first index of the list that is out of range, if there is one. Waits for the
 // GPU. Returns like SparseUpdate.
-[[nodiscard]] std::string FindBadIndex(IndexType index_type,
-                                       const std::vector<SparseTensorUpdate>& updates,
-                                       const Allocate& allocate, const Stream& stream,
-                                       std::optional<BadIndex>* bad);
+[[nodiscard]] TF_ADADELTA_API std::string FindBadIndex(
+    IndexType index_type, const std::vector<SparseTensorUpdate>& updates, const Allocate& allocate,
+    const Stream& stream, std::optional<BadIndex>* bad);
 
 }  // namespace tf_adadelta::cuda
 

@@ -20,7 +20,7 @@ std::string DenseUpdate(DType, const std::vector<TensorUpdate>&, const DeviceHyp
   return kMissing;
 }
 
-std::string LoadDenseKernels(DType, const std::vector<TensorUpdate>&, bool) { return kMissing; }
+std::string LoadDenseKernels(DType, bool, bool, bool) { return kMissing; }
 
 std::string SquaredNorms(DType, const std::vector<NormInput>&, const Scalar&, const Scalar&,
                          double*, const Allocate&, const Stream&) {

@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "cuda/compute.h"
 #include "cuda/dense_thread.h"
 #include "cuda/launch_plan.h"
 #include "cuda/norms_thread.h"
@@ -24,21 +25,6 @@ namespace {
 namespace py = pybind11;
 
 using NumpyList = std::vector<py::array>;
-
-// Calls `use(storage)` with a value of the type that stands for `dtype`.
-template <typename Use>
-void WithStorage(DType dtype, const Use& use) {
-  switch (dtype) {
-    case DType::kHalf:
-      return use(Half{});
-    case DType::kBFloat16:
-      return use(BFloat16{});
-    case DType::kFloat:
-      return use(float{});
-    case DType::kDouble:
-      return use(double{});
-  }
-}
 
 // Scalars as they come from Python, or in memory of their own.
 struct ScalarMaker {
@@ -67,9 +53,9 @@ void EmulateOnHost(const NumpyList& variables, const NumpyList& accums,
   const cuda::DeviceOptions o = {
       scalar(grad_scale),   scalar(update),       scalar(clipvalue),
       scalar(weight_decay), scalar(ema_momentum), clip_factors ? clip_factors->data() : nullptr};
-  WithStorage(arrays.dtype, [&](auto storage) {
+  cuda::WithStorage(arrays.dtype, [&](auto storage) {
     using Storage = decltype(storage);
-    cuda::WithDenseKind(arrays.updates, options, [&](auto kind) {
+    cuda::WithDenseKind(options, averages.has_value(), grad_accums.has_value(), [&](auto kind) {
       cuda::ForEachDenseLaunch<decltype(kind)>(
           arrays.updates, sizeof(Storage), h, options ? &o : nullptr,
           [](const auto& launch) {
@@ -104,7 +90,7 @@ std::vector<double> EmulateNormsOnHost(const NumpyList& grads,
                           grad_accums ? std::make_optional(views(*grad_accums)) : std::nullopt);
   const ScalarMaker scalar = {by_pointer};
   std::vector<double> squared_norms(grads.size(), std::nan(""));
-  WithStorage(arrays.dtype, [&](auto storage) {
+  cuda::WithStorage(arrays.dtype, [&](auto storage) {
     using Storage = decltype(storage);
     cuda::WithNormKind(arrays.inputs, [&](auto kind) {
       using Kind = decltype(kind);
@@ -212,7 +198,7 @@ std::vector<int64_t> EmulateSparseOnHost(const NumpyList& variables, const Numpy
   const auto with_index = [&](auto storage) {
     arrays.index_type == IndexType::kInt32 ? run(storage, int32_t{}) : run(storage, int64_t{});
   };
-  WithStorage(arrays.dtype, with_index);
+  cuda::WithStorage(arrays.dtype, with_index);
   return bad_positions;
 }
 
@@ -233,7 +219,7 @@ std::vector<std::tuple<int64_t, Blocks>> LaunchesOf(const std::vector<uintptr_t>
   const cuda::DeviceOptions none;
   const cuda::DeviceOptions* const o = options ? &none : nullptr;
   std::vector<std::tuple<int64_t, Blocks>> launches;
-  cuda::WithDenseKind(updates, options, [&](auto kind) {
+  cuda::WithDenseKind(options, average, grad_accum, [&](auto kind) {
     cuda::ForEachDenseLaunch<decltype(kind)>(
         updates, itemsize, {}, o,
         [&](const auto& launch) {

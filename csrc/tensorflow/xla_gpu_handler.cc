@@ -58,8 +58,10 @@ ffi::Error HandleDense(void* stream, Sizes sizes, ffi::RemainingArgs args,
 ffi::Error InitializeDense(Sizes sizes, ffi::RemainingArgs args, ffi::RemainingRets rets) {
   const ffi::ErrorOr<XlaCall> call = XlaCall::Update(sizes, args, rets);
   if (!call.has_value()) return call.error();
-  return ToError(cuda::LoadDenseKernels(call->dtype(), call->Updates(),
-                                        call->inputs().has(Inputs::kGradScale)));
+  const Inputs& inputs = call->inputs();
+  return ToError(cuda::LoadDenseKernels(call->dtype(), inputs.has(Inputs::kGradScale),
+                                        inputs.has(Inputs::kAverages),
+                                        inputs.has(Inputs::kGradAccums)));
 }
 
 ffi::Error HandleSparse(void* stream, ffi::ScratchAllocator scratch, Sizes sizes,

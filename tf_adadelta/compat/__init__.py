@@ -2,7 +2,7 @@
 
 from tf_adadelta import _library
 
-_library.load()  # Says what to do where TensorFlow is missing or does not fit.
+_library.load_ops()  # Says what to do where TensorFlow is missing or does not fit.
 
 from tf_adadelta.compat import v1  # noqa: E402
 

@@ -2,7 +2,7 @@
 
 from tf_adadelta import _library
 
-_library.load()
+_library.load_ops()
 
 import tensorflow as tf  # noqa: E402  After the check that there is one, and that it fits.
 
