@@ -11,6 +11,7 @@ library against.
 import functools
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -31,8 +32,9 @@ FIND_TENSORFLOW = """
 import importlib.metadata, importlib.util, json
 if importlib.util.find_spec("tensorflow"):
     names = importlib.metadata.packages_distributions().get("tensorflow", [])
-    names = [name for name in names if "tensorflow" in name.lower()] or ["tensorflow"]
-    name = names[0].lower().replace("_", "-")
+    names = [name.lower().replace("_", "-") for name in names]
+    names = [name for name in names if name.startswith(("tensorflow", "tf-nightly"))] or names
+    name = names[0] if names else "tensorflow"
     print(json.dumps({"distribution": name, "version": importlib.metadata.version(name)}))
 """
 ASK_TENSORFLOW = """
@@ -81,7 +83,11 @@ def ask(program: str, environment: dict[str, str]) -> dict[str, str] | None:
         text=True,
     )
     if result.returncode != 0:
-        fail(f"TensorFlow is installed but cannot be imported. It says:\n{result.stderr}")
+        last = result.stderr.strip().splitlines()[-1:] or ["nothing"]
+        fail(
+            f"TensorFlow is installed but cannot be imported. It says: {last[0]}\nMend that first: "
+            "`python -c 'import tensorflow'` has all of it."
+        )
     lines = result.stdout.strip().splitlines()
     return json.loads(lines[-1]) if lines else None
 
@@ -195,6 +201,36 @@ def check_compiler() -> None:
         )
 
 
+def explain(printed: str, folder: Path) -> str:
+    """Returns what a failed command of the build wants to say, in a few lines.
+
+    Args:
+        printed: What it printed.
+        folder: Where it wrote.
+    """
+    free = shutil.disk_usage(folder).free / 2**20
+    if "No space left on device" in printed or free < 1:
+        return (
+            f"the disk is full: {folder} has {free:.0f} MB left, and a build takes 200. Make room, or "
+            "set TMPDIR to a folder that has it, and build again."
+        )
+    if re.search("Killed|[Cc]annot allocate memory|out of memory", printed):
+        return (
+            "the compiler was killed, most likely for want of memory: a process takes up to 1.5 "
+            "GB. Build with fewer at once: CMAKE_BUILD_PARALLEL_LEVEL=1 pip install ."
+        )
+    # What CMakeLists.txt and cmake/ say, broken into lines by CMake.
+    ours = r"^CMake Error at (?:CMakeLists|cmake/)\S+ \(message\):\n((?:  .*\n|\n)+)"
+    if message := re.search(ours, printed, re.M):
+        return " ".join(message[1].split())
+    errors = re.findall(r"^.*(?:\berror:|^CMake Error).*$", printed, re.M | re.I)
+    first = errors[0].strip() if errors else "it does not say why"
+    return (
+        f"the build failed: {first}\nAll that the compiler said is above. g++ 9 or newer and clang "
+        "12 or newer are known to work; set CXX to one of them and build again."
+    )
+
+
 class CMakeBuild(build_ext):
     """Builds the libraries with CMake and Ninja, next to the Python files."""
 
@@ -216,6 +252,7 @@ class CMakeBuild(build_ext):
         asked = [ask(ASK_TENSORFLOW, tensorflow.environment) for tensorflow in found]
         settings = {
             **{name: ";".join(answer[name] for answer in asked) for name in asked[0]},
+            "VERSION": self.distribution.get_version(),
             "OUTPUT_DIR": str(output),
             "Python_EXECUTABLE": sys.executable,
             "pybind11_DIR": pybind11.get_cmake_dir(),
@@ -229,9 +266,20 @@ class CMakeBuild(build_ext):
         self.call([tool("cmake"), "--build", build])
 
     def call(self, command: list[str]) -> None:
-        """Runs a command; ends the build when it fails, its own output having said why."""
-        if subprocess.run(command).returncode != 0:
-            fail(f"`{' '.join(command[:3])} …` failed; its messages are above.")
+        """Runs a command and shows what it prints; ends the build with the gist where it fails."""
+        printed = []
+        with subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            errors="replace",
+        ) as process:
+            for line in process.stdout:
+                print(line, end="", flush=True)
+                printed.append(line)
+        if process.returncode != 0:
+            fail(explain("".join(printed), Path(self.build_temp)))
 
 
 setup(

@@ -129,11 +129,13 @@ function(architecture_flags architectures)
   set(flags ${flags} PARENT_SCOPE)
 endfunction()
 
-# Sets `unusable` to what is wrong with `nvcc` for these architectures, or to nothing, by compiling for
-# all of them what needs most: a kernel with as many parameters as ours. What else is often missing
+# Sets `unusable` to what is wrong with `nvcc` for these architectures, or to nothing, and
+# `host_refused` to whether it is the C++ compiler that it is to work with, by compiling for all of
+# them what needs most: a kernel with as many parameters as ours. What else is often missing
 # are headers or libraries of one of the packages, or a host compiler that it accepts.
 function(try_nvcc architectures)
   set(unusable "" PARENT_SCOPE)
+  set(host_refused false PARENT_SCOPE)
   set(trial ${CMAKE_BINARY_DIR}/cuda_trial.cu)
   file(WRITE ${trial} "#include <cuda.h>\n#include <cuda_bf16.h>\n#include <cuda_fp16.h>\n"
                       "struct Parameters { char* out; char bytes[32752]; };\n"
@@ -154,6 +156,10 @@ function(try_nvcc architectures)
   if(failed)
     string(STRIP "${output}" output)
     list(JOIN architectures ", " architectures)
+    if(output MATCHES "[^\n]*unsupported (GNU|clang) version[^\n]*")
+      set(output "${CMAKE_MATCH_0}")
+      set(host_refused true PARENT_SCOPE)
+    endif()
     set(unusable "${nvcc} does not compile for ${architectures}: ${output}" PARENT_SCOPE)
   endif()
 endfunction()
@@ -235,7 +241,11 @@ else()
     set(unusable "nvcc was not found (looked at ${nvcc_from})")
   endif()
   if(unusable)
-    advise_installation()
+    if(host_refused)
+      set(install_cuda "Set CUDAHOSTCXX to a C++ compiler that it accepts, such as CUDAHOSTCXX=g++-12")
+    else()
+      advise_installation()
+    endif()
     set(cuda_reason "${unusable}. ${install_cuda}")
   else()
     set(cuda true)

@@ -37,7 +37,7 @@ def _of_python(source):
             if isinstance(node, ast.Raise) or name in ("warn", "fail", "error", "_report"):
                 yield _tidy(_template(called.args[0]))
         if isinstance(node, ast.FunctionDef) and re.match(
-            "_?(why|no_kernel)", node.name.strip("_")
+            "_?(why|no_kernel|explain)", node.name.strip("_")
         ):
             for one in ast.walk(node):  # The reasons of the stock update.
                 if isinstance(one, ast.Return) and one.value is not None:

@@ -132,6 +132,11 @@ BROKEN = {
         '*"<cub/"*) echo no CUB >&2 ;; esac; done < "$last"; exit 1',
         "nvcc does not compile for 90: no CUB",
     ),
+    "refused": (
+        f"{PRETENCE}echo '/usr/include/crt/host_config.h:143:2: error: #error -- unsupported GNU "
+        "version! gcc versions later than 15 are not supported!' >&2; echo and more >&2; exit 1",
+        "later than 15 are not supported!. Set CUDAHOSTCXX to a C++ compiler that it accepts",
+    ),
     "old": ("echo V11.8.89", r"is of CUDA 11.8.89, but 12.1 is needed"),
     "no nvcc": ("echo nothing", r"nvcc --version does not work: nothing"),
 }

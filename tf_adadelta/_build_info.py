@@ -11,7 +11,6 @@ from typing import Any
 _FILE = Path(__file__).with_name("_build_info.json")
 REBUILD = "pip install --force-reinstall --no-deps --no-cache-dir /path/to/tf_adadelta"
 REBUILD_WITH_CUDA = f"TF_ADADELTA_CUDA=ON {REBUILD}"
-NEEDS_XLA = "jit_compile=True needs TensorFlow 2.20 or newer"
 
 
 def build_info() -> dict[str, Any]:
@@ -34,10 +33,7 @@ def build_info() -> dict[str, Any]:
             f"tf_adadelta is not built: {_FILE.parent} holds its sources only. Run `pip install .` "
             "in the folder above it, and start Python from another folder."
         )
-    return {
-        "version": importlib.metadata.version("tf_adadelta"),
-        **json.loads(_FILE.read_text(encoding="utf-8")),
-    }
+    return json.loads(_FILE.read_text(encoding="utf-8"))
 
 
 def requirement() -> str:
@@ -116,7 +112,8 @@ def report() -> str:
     else:
         line("used here", f"{info['instruction_set']} on {info['machine']}")
     with_xla = [library["tensorflow"] for library in libraries if library["xla"]]
-    line("XLA custom call", f"with {' and '.join(with_xla)}" if with_xla else NEEDS_XLA)
+    needed = "no: TensorFlow 2.20 or newer is needed"
+    line("XLA custom call", f"with {' and '.join(with_xla)}" if with_xla else needed)
     if info["cuda"]:
         architectures = ", ".join(info["cuda_architectures"])
         line("CUDA", f"yes: toolkit {info['cuda_toolkit']}, for {architectures}")

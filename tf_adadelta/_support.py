@@ -6,7 +6,7 @@ import tensorflow as tf
 from tensorflow.python.ops import control_flow_util
 
 from tf_adadelta import _gpus, _replicas, _servers, ops
-from tf_adadelta._build_info import NEEDS_XLA, REBUILD_WITH_CUDA, build_info
+from tf_adadelta._build_info import REBUILD_WITH_CUDA, build_info
 from tf_adadelta._library import serves_xla
 
 _DEVICE_TYPES = ("CPU", "GPU") if build_info()["cuda"] else ("CPU",)
@@ -16,7 +16,7 @@ _XLA = serves_xla()
 def why_none_is_served() -> str | None:
     """Returns what keeps all variables of a step from the ops, None if nothing does."""
     if not _XLA and control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()):
-        return NEEDS_XLA
+        return "jit_compile=True needs TensorFlow 2.20 or newer"
     return _servers.why_not_served()
 
 
