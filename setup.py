@@ -201,6 +201,12 @@ def check_compiler() -> None:
         )
 
 
+# What CMakeLists.txt and cmake/ say, broken into lines by CMake.
+MESSAGE_OF_OURS = re.compile(
+    r"^CMake Error at (?:CMakeLists|cmake/)\S+ \(message\):\n((?:  .*\n|\n)+)", re.MULTILINE
+)
+
+
 def explain(printed: str, folder: Path) -> str:
     """Returns what a failed command of the build wants to say, in a few lines.
 
@@ -211,17 +217,15 @@ def explain(printed: str, folder: Path) -> str:
     free = shutil.disk_usage(folder).free / 2**20
     if "No space left on device" in printed or free < 1:
         return (
-            f"the disk is full: {folder} has {free:.0f} MB left, and a build takes 200. Make room, or "
-            "set TMPDIR to a folder that has it, and build again."
+            f"the disk is full: {folder} has {free:.0f} MB left, and a build takes 200. Make room, "
+            "or set TMPDIR to a folder that has it, and build again."
         )
     if re.search("Killed|[Cc]annot allocate memory|out of memory", printed):
         return (
             "the compiler was killed, most likely for want of memory: a process takes up to 1.5 "
             "GB. Build with fewer at once: CMAKE_BUILD_PARALLEL_LEVEL=1 pip install ."
         )
-    # What CMakeLists.txt and cmake/ say, broken into lines by CMake.
-    ours = r"^CMake Error at (?:CMakeLists|cmake/)\S+ \(message\):\n((?:  .*\n|\n)+)"
-    if message := re.search(ours, printed, re.M):
+    if message := MESSAGE_OF_OURS.search(printed):
         return " ".join(message[1].split())
     errors = re.findall(r"^.*(?:\berror:|^CMake Error).*$", printed, re.M | re.I)
     first = errors[0].strip() if errors else "it does not say why"

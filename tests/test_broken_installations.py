@@ -36,7 +36,7 @@ def copy(tmp_path):
 
 
 def last_words(copy, program):
-    """Returns how a program ends that imports a copy of the package: it fails, and does not crash."""
+    """Returns how a program ends that imports a copy of the package: with an error, no crash."""
     result = subprocess.run(
         [sys.executable, "-c", program],
         cwd=copy.parent,
