@@ -14,6 +14,7 @@ for gpu in tf.config.list_physical_devices("GPU"):  # Of whose memory others wan
     tf.config.experimental.set_memory_growth(gpu, True)
 
 XLA = serves_xla()
+KERAS = tuple(map(int, keras.__version__.split(".")[:2]))
 needs_xla = pytest.mark.skipif(not XLA, reason="jit_compile needs TensorFlow 2.20 or newer")
 
 

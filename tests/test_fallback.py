@@ -11,6 +11,8 @@ from test_optimizer import OPTIMIZERS, assert_close, make_grads, make_step, make
 
 import tf_adadelta
 from tf_adadelta import _support, ops
+
+pytest.importorskip("tf_keras")
 from tf_adadelta import tf_keras as fused
 
 

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import needs_xla
+from conftest import KERAS, needs_xla
 from fleet import Fleet, Reference, Spec, make_grads, mismatches
 from oracle import DTYPES, TOLERANCES, densify
 from subprocesses import check_program
@@ -330,7 +330,12 @@ def test_options_rejected_by_loss_scale_optimizer(options):
     def wrap(make):
         keras.optimizers.LossScaleOptimizer(make(), **options)
 
-    assert error_of(wrap, tf_adadelta.Adadelta) == error_of(wrap, STOCK)
+    try:
+        wrap(STOCK)
+    except (ValueError, TypeError):
+        assert error_of(wrap, tf_adadelta.Adadelta) == error_of(wrap, STOCK)
+    else:  # As before Keras 3.10.
+        wrap(tf_adadelta.Adadelta)
 
 
 def test_rejected_calls():
@@ -460,6 +465,7 @@ def test_overwrite_with_gradient(compiled, options):
     run_both(compiled, 6, prepare, **options)
 
 
+@pytest.mark.skipif(KERAS < (3, 10), reason="Keras raised where no other gradient was left")
 def test_only_variables_that_are_overwritten(compiled):
     def prepare(optimizer, variables):
         for variable in variables:

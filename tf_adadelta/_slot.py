@@ -3,13 +3,13 @@
 from collections.abc import Callable
 from typing import Any
 
-import keras
 import tensorflow as tf
+from keras.src.backend import Variable  # Of which keras.Variable was once a class of its own.
 
 from tf_adadelta._clocks import RowClock
 
 
-class Slot(keras.Variable):
+class Slot(Variable):
     """A Keras variable that shows its true values while those that it stores lag behind.
 
     Reading computes the true values and changes nothing. Saving and assigning catch up first: who
@@ -23,7 +23,7 @@ class Slot(keras.Variable):
     _on_graph: Callable[[], None]
 
     @classmethod
-    def adopt(cls, variable: keras.Variable, on_graph: Callable[[], None]) -> None:
+    def adopt(cls, variable: Variable, on_graph: Callable[[], None]) -> None:
         """Makes a slot of a variable that Keras created.
 
         Args:
@@ -37,7 +37,7 @@ class Slot(keras.Variable):
     def release(cls, slot: "Slot") -> None:
         """Makes a variable of Keras's again of a slot, with its true values."""
         slot.caught_up()
-        slot.__class__ = keras.Variable
+        slot.__class__ = Variable
         for name in ("clock", "_on_graph"):
             vars(slot).pop(name, None)
 

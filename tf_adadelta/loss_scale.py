@@ -64,7 +64,9 @@ class LossScaleOptimizer(keras.optimizers.LossScaleOptimizer):
             super()._stateful_handle_finite_grads(grads, trainable_variables)
             return
         scale = tf.convert_to_tensor(self.dynamic_scale)
-        self.inner_optimizer.apply_scaled(grads, trainable_variables, scale, self._norms)
+        factor = self.inner_optimizer.loss_scale_factor  # To which Keras sets none since 3.10.
+        divisor = scale if factor is None else scale * factor
+        self.inner_optimizer.apply_scaled(grads, trainable_variables, divisor, self._norms)
         grows = tf.equal(self.step_counter, self.dynamic_growth_steps - 1)
         counter = self.step_counter + 1
         self.step_counter.assign(tf.where(grows, tf.zeros_like(counter), counter))

@@ -6,11 +6,15 @@ from typing import Any
 
 import keras
 import tensorflow as tf
+from keras.src.backend import Variable
 
 from tf_adadelta._dispatch import Dispatcher, StockUpdate
 from tf_adadelta._slices import sum_duplicates
 from tf_adadelta._slot import Slot
 from tf_adadelta._step_options import KnownNorms, StepOptions
+
+# Whether it is not `apply` that counts the steps, but `_backend_apply_gradients`.
+_COUNTS_IN_BACKEND = tuple(map(int, keras.__version__.split(".")[:2])) < (3, 10)
 
 if keras.backend.backend() != "tensorflow":
     raise ImportError(
@@ -227,6 +231,8 @@ class Adadelta(keras.optimizers.Adadelta):
             )
             if not unserved:
                 self._finish_step(trainable_variables, options)
+                if _COUNTS_IN_BACKEND:
+                    self._iterations.assign_add(1)
                 return
         if self._step.grad_divisor is not None:
             grads = [keras.ops.divide(grad, self._step.grad_divisor) for grad in grads]
@@ -342,4 +348,4 @@ def _positive(limit: float | None) -> float | None:
 
 
 def _raw(variable: Any) -> Any:
-    return variable.value if isinstance(variable, keras.Variable) else variable
+    return variable.value if isinstance(variable, Variable) else variable
