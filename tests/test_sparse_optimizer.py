@@ -274,6 +274,8 @@ def test_what_is_printed_is_up_to_date():
         stock.apply([dense(slices([number], 0))], [copy])
     with np.printoptions(precision=4):
         ours, theirs = (repr(made.variables[2]).split("shape=")[1] for made in (optimizer, stock))
+    if "value=" not in theirs:
+        pytest.skip("this Keras prints no values")
     assert ours == theirs
 
 
