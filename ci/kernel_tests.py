@@ -1,10 +1,11 @@
 """The tests of the kernels that need no TensorFlow, run with a build of the core of one's own."""
 
+import re
 import shutil
 import sys
 from pathlib import Path
 
-from steps import ROOT, Steps
+from steps import ROOT, Steps, first_line
 
 FILES = (
     "test_kernels.py",
@@ -32,6 +33,7 @@ def cmake_arguments(build: Path, *arguments: str) -> list[str | Path]:
         *("-S", ROOT / "tests" / "core", "-B", build, "-G", "Ninja"),
         f"-DOUTPUT_DIR={build}/tf_adadelta",
         f"-DPython_EXECUTABLE={sys.executable}",
+        f"-Dpybind11_DIR={first_line(sys.executable, '-m', 'pybind11', '--cmakedir')}",
         "-DTF_ADADELTA_CUDA=OFF",
         *arguments,
     ]
@@ -39,9 +41,7 @@ def cmake_arguments(build: Path, *arguments: str) -> list[str | Path]:
 
 def build_core(steps: Steps, name: str, build: Path, *arguments: str, jobs: int) -> bool:
     """Builds the core, the extension module and the programs of tests/core; says whether it did."""
-    configured = steps.run(
-        f"{name}: configure", cmake_arguments(build, *arguments), listed=False
-    )
+    configured = steps.run(f"{name}: configure", cmake_arguments(build, *arguments), listed=False)
     if configured is None:
         return False
     command = ["cmake", "--build", build, "--parallel", str(jobs)]
@@ -51,6 +51,12 @@ def build_core(steps: Steps, name: str, build: Path, *arguments: str, jobs: int)
         target = build / source.relative_to(ROOT)
         target.parent.mkdir(exist_ok=True)
         shutil.copy(source, target)
+    [version] = re.findall(
+        r'^version = "(.*)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE
+    )
+    metadata = build / f"tf_adadelta-{version}.dist-info" / "METADATA"
+    metadata.parent.mkdir(exist_ok=True)
+    metadata.write_text(f"Metadata-Version: 2.1\nName: tf_adadelta\nVersion: {version}\n")
     return True
 
 

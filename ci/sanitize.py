@@ -3,10 +3,10 @@
 python ci/sanitize.py                   all that needs no GPU
 python ci/sanitize.py --asan --ubsan    some of it
 
-Each sanitizer has a build of its own in build/sanitize. Under it run the tests of the kernels that
-need no TensorFlow, `pool` (tests/core/pool.cc: hundreds of calls at once on one pool of threads) and
-`replay` (what the fuzzer found worth keeping, tests/core/corpus). Needs g++ with its sanitizers, and
-valgrind for --valgrind; the tests need NumPy, ml_dtypes, pytest and Hypothesis.
+They are in builds of their own in build/sanitize. Under them run the tests of the kernels that
+need no TensorFlow, `pool` (tests/core/pool.cc: hundreds of calls at once on one pool of threads)
+and `replay` (what the fuzzer found worth keeping, tests/core/corpus). Needs g++ with its
+sanitizers, and valgrind for --valgrind; the tests need NumPy, ml_dtypes, pytest and Hypothesis.
 """
 
 import argparse
@@ -24,25 +24,23 @@ BUILD = ROOT / "build" / "sanitize"
 CORPUS = ROOT / "tests" / "core" / "corpus"
 TESTS = ROOT / "tests"
 
-# By name: the compiler's flags, the libraries that Python has to load first, and the options that
-# the sanitizer reads. Python itself keeps memory until it ends, which is no leak of ours.
-SANITIZERS = {
-    "asan": (
-        "-fsanitize=address -fno-omit-frame-pointer",
-        ("libasan.so", "libstdc++.so"),
-        {"ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=1:strict_init_order=1"},
-    ),
-    "ubsan": (
-        "-fsanitize=undefined -fno-sanitize-recover=all",
-        (),
-        {"UBSAN_OPTIONS": "print_stacktrace=1"},
-    ),
-    "tsan": (
-        "-fsanitize=thread",
-        ("libtsan.so", "libstdc++.so"),
-        {"TSAN_OPTIONS": "halt_on_error=1:history_size=4"},
-    ),
+# Those that go into one build.
+GROUPS = (("asan", "ubsan"), ("tsan",))
+FLAGS = {
+    "asan": "-fsanitize=address -fno-omit-frame-pointer",
+    "ubsan": "-fsanitize=undefined -fno-sanitize-recover=all",
+    "tsan": "-fsanitize=thread",
 }
+# Python, which has not been built with them, has to load their runtimes first.
+RUNTIMES = {"asan": "libasan.so", "tsan": "libtsan.so"}
+OPTIONS = {
+    "ASAN_OPTIONS": "detect_stack_use_after_return=1:strict_init_order=1",
+    "UBSAN_OPTIONS": "print_stacktrace=1",
+    "TSAN_OPTIONS": "halt_on_error=1",
+}
+
+# The loops have an optimisation of their own; the rest need not take long to compile.
+OPTIMISE = "-DCMAKE_CXX_FLAGS_RELWITHDEBINFO=-O1 -g"
 
 # Under valgrind a test takes fifty times as long. These go through every loop, size and check.
 VALGRIND_TESTS = (
@@ -51,19 +49,21 @@ VALGRIND_TESTS = (
 )
 
 
-def sanitize(steps: Steps, name: str, jobs: int) -> None:
-    """Builds with a sanitizer and runs everything under it."""
-    flags, libraries, options = SANITIZERS[name]
-    build = BUILD / name
-    if not build_core(steps, name, build, f"-DCMAKE_CXX_FLAGS={flags} -g", jobs=jobs):
+def sanitize(steps: Steps, names: list[str], jobs: int) -> None:
+    """Builds with some sanitizers and runs everything under them."""
+    name = " and ".join(names)
+    build = BUILD / "-".join(names)
+    flags = " ".join(FLAGS[n] for n in names)
+    if not build_core(steps, name, build, f"-DCMAKE_CXX_FLAGS={flags}", OPTIMISE, jobs=jobs):
         return
+    rounds = "100" if "tsan" in names else "20"
+    steps.run(f"{name}: pool", [build / "pool", rounds], timeout=600, **OPTIONS)
+    steps.run(f"{name}: replay", [build / "replay", CORPUS], timeout=600, **OPTIONS)
     compiler = os.environ.get("CXX", "g++")
-    preload = [first_line(compiler, f"-print-file-name={library}") for library in libraries]
-    # What is instrumented brings its runtime along, which only Python has to be made to load.
-    leaks = {key: value.replace("detect_leaks=0", "detect_leaks=1") for key, value in options.items()}
-    rounds = "10" if name == "tsan" else "3"
-    steps.run(f"{name}: pool", [build / "pool", rounds], timeout=600, **leaks)
-    steps.run(f"{name}: replay", [build / "replay", CORPUS], timeout=600, **leaks)
+    runtimes = [RUNTIMES[n] for n in names if n in RUNTIMES] + ["libstdc++.so"]
+    preload = [first_line(compiler, f"-print-file-name={library}") for library in runtimes]
+    # Python keeps memory until it ends, which is no leak of ours.
+    options = {**OPTIONS, "ASAN_OPTIONS": f"{OPTIONS['ASAN_OPTIONS']}:detect_leaks=0"}
     for file in FILES:
         steps.run(
             f"{name}: {file}",
@@ -98,7 +98,7 @@ def valgrind(steps: Steps, jobs: int) -> None:
         steps.add("valgrind", "FAILED", 0, "valgrind is not installed (apt-get install valgrind)")
         return
     build = BUILD / "valgrind"
-    if not build_core(steps, "valgrind", build, jobs=jobs):
+    if not build_core(steps, "valgrind", build, OPTIMISE, jobs=jobs):
         return
     check = ["valgrind", "--quiet", "--error-exitcode=9", "--leak-check=full"]
     steps.run("valgrind: pool", [*check, build / "pool", "1"], timeout=1200)
@@ -132,7 +132,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    for name in (*SANITIZERS, "valgrind"):
+    for name in (*FLAGS, "valgrind"):
         parser.add_argument(f"--{name}", action="store_true", help="only this and others named")
     parser.add_argument(
         "--compute-sanitizer",
@@ -143,11 +143,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="a JSON file for the results")
     arguments = parser.parse_args()
     named = vars(arguments)
-    everything = not any(named[n] for n in (*SANITIZERS, "valgrind", "compute_sanitizer"))
+    everything = not any(named[n] for n in (*FLAGS, "valgrind", "compute_sanitizer"))
     steps = Steps(BUILD / "logs")
-    for name in SANITIZERS:
-        if named[name] or everything:
-            sanitize(steps, name, arguments.jobs)
+    for group in GROUPS:
+        names = [name for name in group if named[name] or everything]
+        if names:
+            sanitize(steps, names, arguments.jobs)
     if arguments.valgrind or everything:
         valgrind(steps, arguments.jobs)
     if arguments.compute_sanitizer or everything:

@@ -36,7 +36,7 @@ class Steps:
         folder: Where what the commands print is kept, a file for each step.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.rows: list[dict[str, object]] = []
         folder.mkdir(parents=True, exist_ok=True)
@@ -88,9 +88,7 @@ class Steps:
         print("\n".join(printed.splitlines()[-15:]))
         return None
 
-    def add(
-        self, name: str, result: str, seconds: float, detail: str, listed: bool = True
-    ) -> None:
+    def add(self, name: str, result: str, seconds: float, detail: str, listed: bool = True) -> None:
         """Says how a step went, and keeps it."""
         print(f"{result}, {seconds:.0f} s: {detail.strip(' =')}", flush=True)
         if listed:

@@ -304,6 +304,9 @@ def test_dlpack(case):
         assert case.mistakes
     except RuntimeError as error:
         assert "CUDA" in str(error) or "driver" in str(error)
+        for array in everything:
+            if array.capsules:
+                assert all(0 <= size < 2**31 for size in array.shape)
     else:
         raise AssertionError("there is no GPU")
     for array in everything:

@@ -8,11 +8,10 @@ run for long.
 import dataclasses
 
 import numpy as np
-import pytest
 import tensorflow as tf
 from conftest import XLA
 from fuzzing import fuzz, note, numbers
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 import tf_adadelta  # noqa: F401  Loads the ops.
@@ -44,7 +43,8 @@ class Case:
             return {"grad_accums": like if "grad_accums" in self.optional else []}
         roles = {role: list(like) for role in ("variables", "accums", "accum_updates")}
         if self.op == "FusedAdadeltaSparseApply":
-            clocks = [((shape[0] + 1,), "int64") for shape in self.shapes]
+            # Of a vast table a clock does not fit, in memory and so to its table.
+            clocks = [((min(shape[0], 99) + 1,), "int64") for shape in self.shapes]
             return {**roles, "clocks": clocks if "clocks" in self.optional else []}
         return roles | {
             role: like if role in self.optional else [] for role in ("averages", "grad_accums")
@@ -133,6 +133,7 @@ class Inputs:
     def __init__(self, case):
         self.variables = []
         self.kept = []
+        self.reshaped = {}
         resources = {
             name: [self.variable(shape, dtype) for shape, dtype in specs]
             for name, specs in case.resources().items()
@@ -179,8 +180,7 @@ class Inputs:
             self.kept.append(tf.lookup.StaticHashTable(initializer, 0))
             values[i] = self.kept[-1].resource_handle
         elif resource and kind == "handles":
-            many = tf.stack([values[i]] * 2)
-            values[i] = tf.reshape(many[: int(np.prod(value))], value)
+            self.reshaped[name, i] = value
 
     def read(self):
         return [
@@ -198,14 +198,11 @@ def tensor(shape, dtype):
 
 
 def node_of(case, inputs):
-    """Returns a graph that holds the node, with a placeholder for each of its inputs."""
+    """Returns a graph that holds the node alone; its inputs are to be mapped."""
     graph = tf.compat.v1.GraphDef()
     node = tf.compat.v1.NodeDef(name="op", op=case.op)
-    for i, value in enumerate(v for values in inputs.lists.values() for v in values):
-        placeholder = graph.node.add(name=f"input{i}", op="Placeholder")
-        placeholder.attr["dtype"].type = value.dtype.as_datatype_enum
-        node.input.append(f"input{i}")
     lengths = {name: len(values) for name, values in inputs.lists.items()}
+    node.input.extend(f"input{i}" for i in range(sum(lengths.values())))
     node.attr["T"].type = tf.as_dtype(case.dtype).as_datatype_enum
     attributes = {"N": lengths["grads"]}
     if case.op == "FusedAdadeltaApply":
@@ -228,11 +225,16 @@ def node_of(case, inputs):
 
 
 def run(case, inputs):
-    values = [value for values in inputs.lists.values() for value in values]
+    names = [(name, i) for name, values in inputs.lists.items() for i in range(len(values))]
     graph = node_of(case, inputs)
 
-    def step():
-        # In a function of its own each input is an argument, of whatever shape it has.
+    def step(*values):
+        values = list(values)
+        for number, name in enumerate(names):
+            if name in inputs.reshaped:
+                shape = inputs.reshaped[name]
+                some = tf.stack([values[number]] * 2)[: int(np.prod(shape))]
+                values[number] = tf.reshape(some, shape)
         [op] = tf.graph_util.import_graph_def(
             graph,
             input_map={f"input{i}": value for i, value in enumerate(values)},
@@ -241,12 +243,14 @@ def run(case, inputs):
         )
         return op.outputs
 
-    tf.function(step, jit_compile=case.mode == "jit", autograph=False)()
+    values = [value for values in inputs.lists.values() for value in values]
+    tf.function(step, jit_compile=case.mode == "jit", autograph=False)(*values)
 
 
-def harmless(case):
-    """Whether a mistake may be none, such as another shape that is the right one."""
-    return not case.mistakes and not case.attributes
+def is_right(case):
+    """Whether the node is certainly right: what is said to be a mistake may be none."""
+    clocks = "clocks" in case.optional and any(shape[0] > 99 for shape in case.shapes)
+    return not case.mistakes and not case.attributes and not clocks
 
 
 @fuzz
@@ -258,10 +262,10 @@ def test_nodes(case):
     try:
         run(case, inputs)
     except REFUSED as error:
-        assert not harmless(case), error
+        assert not is_right(case), error
         assert inputs.read() == before
         return
-    if case.op == "FusedAdadeltaSparseApply" and harmless(case):
+    if case.op == "FusedAdadeltaSparseApply" and is_right(case):
         check_idle_rows(case, before, inputs.read())
     if case.op == "FusedSquaredNorms":
         assert inputs.read() == before
@@ -270,7 +274,7 @@ def test_nodes(case):
 def check_idle_rows(case, before, after):
     """Rows that no index names are as they were."""
     specs = [spec for role in case.resources().values() for spec in role]
-    for number, ((shape, dtype), a, b) in enumerate(zip(specs, before, after)):
+    for number, ((shape, _), a, b) in enumerate(zip(specs, before, after)):
         i = number % len(case.shapes)
         if not a:
             continue

@@ -2,8 +2,8 @@
 //
 // libFuzzer (ci/fuzz.py) makes up the bytes; replay.cc takes them from files. What is checked: no
 // access outside the arrays; nothing written but what the call updates; the baseline code gives the
-// bits of reference.h; the codes with FMA give each other's bits; no bit depends on the threads, nor
-// on when, in which order or whether a helper runs.
+// bits of reference.h; the codes with FMA give each other's bits; no bit depends on the threads,
+// nor on when, in which order or whether a helper runs.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -34,12 +34,12 @@ namespace {
 using namespace tf_adadelta;
 
 // Not assert, which a release has not.
-#define CHECK(condition)                                                          \
-  do {                                                                            \
-    if (!(condition)) {                                                           \
+#define CHECK(condition)                                                           \
+  do {                                                                             \
+    if (!(condition)) {                                                            \
       std::fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #condition); \
-      std::abort();                                                               \
-    }                                                                             \
+      std::abort();                                                                \
+    }                                                                              \
   } while (false)
 
 constexpr int64_t kLeast = std::numeric_limits<int64_t>::min();
@@ -145,8 +145,8 @@ bool SameNumbers(DType dtype, const std::vector<uint8_t>& a, const std::vector<u
   return same;
 }
 
-// The threads that a door may hand in: helpers that run at once, on threads of their own, only after
-// the call, or not at all.
+// The threads that a door may hand in: helpers that run at once, on threads of their own, only
+// after the call, or not at all.
 class Helpers {
  public:
   explicit Helpers(ByteSource& source)
@@ -177,10 +177,10 @@ class Helpers {
 // Whether the byte of an array, both by their number, is one that the call may write.
 using MayChange = std::function<bool(size_t array, size_t byte)>;
 
-// Runs a call with each instruction set on the same values and compares what comes out. `dtypes` has
-// one for each array, nothing for whole numbers.
-void CheckCalls(ByteSource& source, Arrays& arrays,
-                const std::vector<std::optional<DType>>& dtypes, const MayChange& may_change,
+// Runs a call with each instruction set on the same values and compares what comes out. `dtypes`
+// has one for each array, nothing for whole numbers.
+void CheckCalls(ByteSource& source, Arrays& arrays, const std::vector<std::optional<DType>>& dtypes,
+                const MayChange& may_change,
                 const std::function<void(const Workers&, const InstructionSet&)>& call,
                 const std::function<void()>& reference) {
   const Contents before = arrays.Read();
@@ -306,8 +306,8 @@ void Sparse(ByteSource& source, IndexType index_type) {
   std::vector<std::optional<DType>> dtypes;
   std::vector<SparseTensorUpdate> updates;
   for (int64_t i = 0; i < num_variables; ++i) {
-    const int64_t row_elements = source.Between(0, 3) == 0 ? source.Between(0, 700)
-                                                           : source.Between(0, 9);
+    const int64_t row_elements =
+        source.Between(0, 3) == 0 ? source.Between(0, 700) : source.Between(0, 9);
     const int64_t rows = source.Between(0, row_elements > 9 ? 40 : 300);
     // Some rows have so many gradients that they are summed in groups.
     const bool crowded = row_elements < 4 && source.Between(0, 3) == 0;
@@ -325,8 +325,8 @@ void Sparse(ByteSource& source, IndexType index_type) {
     dtypes.push_back(std::nullopt);
     for (int64_t p = 0; p < num_indices; ++p) {
       // The bytes do not suffice for all of a crowd.
-      indices[p] = p < 60 ? static_cast<Index>(MakeIndex(source, rows, may_be_bad))
-                          : indices[p % 59];
+      indices[p] =
+          p < 60 ? static_cast<Index>(MakeIndex(source, rows, may_be_bad)) : indices[p % 59];
     }
     update.indices = indices;
     update.clock = nullptr;
@@ -377,9 +377,8 @@ void Sparse(ByteSource& source, IndexType index_type) {
       },
       [&] {
         for (const SparseTensorUpdate& update : updates) {
-          WithStorage(dtype, [&](auto storage) {
-            reference::Sparse<decltype(storage), Index>(update, h);
-          });
+          WithStorage(
+              dtype, [&](auto storage) { reference::Sparse<decltype(storage), Index>(update, h); });
         }
       });
 }
@@ -431,8 +430,8 @@ void Groups(ByteSource& source, IndexType type) {
   const bool large = source.Bool();
   std::vector<Index> indices;
   for (int64_t i = 0; i < num_indices; ++i) {
-    indices.push_back(static_cast<Index>(
-        source.Between(0, large ? std::numeric_limits<Index>::max() : 5000)));
+    indices.push_back(
+        static_cast<Index>(source.Between(0, large ? std::numeric_limits<Index>::max() : 5000)));
   }
   const RowGroups groups = GroupRows(type, indices.data(), num_indices);
   std::vector<int64_t> positions(num_indices);

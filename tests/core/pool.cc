@@ -92,7 +92,8 @@ void CountBlocks(const Workers& workers, int call) {
 
 struct Model {
   explicit Model(int call) {
-    for (const int64_t count : {int64_t{1000} * call, int64_t{32 * 1024} * (call % 5), int64_t{7}}) {
+    for (const int64_t count :
+         {int64_t{1000} * call, int64_t{32 * 1024} * (call % 5), int64_t{7}}) {
       for (auto* role : {&vars, &accums, &accum_updates, &grads}) {
         role->emplace_back(count, 0.5f + 0.001f * static_cast<float>(call));
       }
@@ -107,16 +108,16 @@ struct Model {
     std::vector<NormInput> inputs;
     for (size_t i = 0; i < 3; ++i) {
       const auto count = static_cast<int64_t>(vars[i].size());
-      updates.push_back({vars[i].data(), accums[i].data(), accum_updates[i].data(),
-                         grads[i].data(), count});
+      updates.push_back(
+          {vars[i].data(), accums[i].data(), accum_updates[i].data(), grads[i].data(), count});
       inputs.push_back({grads[i].data(), nullptr, count});
     }
     norms.assign(inputs.size(), 0.0);
     SquaredNorms(DType::kFloat, inputs, 1.0, norms.data(), workers);
     DenseUpdate(DType::kFloat, updates, h, {}, workers);
     const std::vector<SparseTensorUpdate> sparse = {
-        {vars[3].data(), accums[3].data(), accum_updates[3].data(), grads[3].data(),
-         indices.data(), clock.data(), 1000, 4, static_cast<int64_t>(indices.size())}};
+        {vars[3].data(), accums[3].data(), accum_updates[3].data(), grads[3].data(), indices.data(),
+         clock.data(), 1000, 4, static_cast<int64_t>(indices.size())}};
     SparseUpdate(DType::kFloat, IndexType::kInt64, sparse, h, workers);
   }
 

@@ -32,9 +32,8 @@ void Dense(const TensorUpdate& update, const Hyperparameters& h, const Options& 
   using Compute = typename ComputeOf<Storage>::type;
   [[maybe_unused]] const FlushSubnormals flush;
   const auto s = MakeScalars<Compute>(h.learning_rate, h.rho, h.epsilon);
-  const auto options =
-      MakeOptionScalars<Compute>(o.grad_scale, clip_factor, o.clipvalue, o.weight_decay,
-                                 h.learning_rate, o.ema_momentum);
+  const auto options = MakeOptionScalars<Compute>(o.grad_scale, clip_factor, o.clipvalue,
+                                                  o.weight_decay, h.learning_rate, o.ema_momentum);
   Storage* const var = static_cast<Storage*>(update.var);
   Storage* const accum = static_cast<Storage*>(update.accum);
   Storage* const accum_update = static_cast<Storage*>(update.accum_update);
@@ -54,8 +53,7 @@ void Dense(const TensorUpdate& update, const Hyperparameters& h, const Options& 
       if (!plain && options.variable_loss != 0) x = DecayVariable<Compute>(options, x);
       Compute a = Load(accum[i]);
       Compute u = Load(accum_update[i]);
-      const Compute delta =
-          AccumulateUpdate<Compute>(s, AccumulateGradient<Compute>(s, g, a), u);
+      const Compute delta = AccumulateUpdate<Compute>(s, AccumulateGradient<Compute>(s, g, a), u);
       x = MoveVariable<Compute>(s, delta, x);
       Store(x, &var[i]);
       Store(a, &accum[i]);
@@ -124,8 +122,7 @@ void Sparse(const SparseTensorUpdate& update, const Hyperparameters& h) {
       Storage* const accum_update = static_cast<Storage*>(update.accum_update) + i;
       Compute a = DecayIdle<Compute>(half_decay, Load(*accum));
       Compute u = DecayIdle<Compute>(half_decay, Load(*accum_update));
-      const Compute delta =
-          AccumulateUpdate<Compute>(s, AccumulateGradient<Compute>(s, g, a), u);
+      const Compute delta = AccumulateUpdate<Compute>(s, AccumulateGradient<Compute>(s, g, a), u);
       Store(MoveVariable<Compute>(s, delta, Load(*var)), var);
       Store(a, accum);
       Store(u, accum_update);
