@@ -116,8 +116,14 @@ def cases(draw):
         name = draw(st.sampled_from([*names, "T", "Tindices", "use_locking", "unknown"]))
         value = draw(st.sampled_from([-1, 0, 1, 2, 3, 5, 6, 7, 2**31, 2**62]))
         case.attributes = {name: value}
-    case.mode = draw(st.sampled_from(["graph"] * 8 + ["jit"] * XLA))
+    # XLA itself ends the process where a variable has so many rows, even if only stock ops use it.
+    vast = any(shape[:1] > (2**60,) for shape in [*shapes, *mistaken_shapes(case)])
+    case.mode = draw(st.sampled_from(["graph"] * 8 + ["jit"] * (XLA and not vast)))
     return case
+
+
+def mistaken_shapes(case):
+    return [value for _, _, kind, value in case.mistakes if kind == "shape"]
 
 
 def scalar_names(case):
@@ -184,7 +190,7 @@ class Inputs:
 
     def read(self):
         return [
-            variable.numpy().tobytes() if 0 < np.prod(variable.shape) < 1000 else b""
+            b"" if np.prod(variable.shape) == 0 else tf.io.serialize_tensor(variable).numpy()
             for variable in self.variables
         ]
 
@@ -273,12 +279,11 @@ def test_nodes(case):
 
 def check_idle_rows(case, before, after):
     """Rows that no index names are as they were."""
-    specs = [spec for role in case.resources().values() for spec in role]
-    for number, ((shape, _), a, b) in enumerate(zip(specs, before, after)):
-        i = number % len(case.shapes)
-        if not a:
-            continue
-        size = len(a) // shape[0]
-        for row in range(case.shapes[i][0]):
-            if row not in case.indices[i]:
-                assert a[row * size : (row + 1) * size] == b[row * size : (row + 1) * size]
+    count = len(case.shapes)
+    for number, (a, b) in enumerate(zip(before, after)):
+        rows = range(case.shapes[number % count][0]) if a else []
+        idle = [row for row in rows if row not in case.indices[number % count]]
+        dtype = case.dtype if number < 3 * count else "int64"
+        a, b = (tf.io.parse_tensor(value, dtype).numpy() if a else 0 for value in (a, b))
+        if idle:
+            assert a[idle].tobytes() == b[idle].tobytes()
