@@ -21,7 +21,7 @@ import sys
 import time
 from pathlib import Path
 
-from kernel_tests import build_core, pytest_command
+from kernel_tests import add_build_arguments, build_core, pytest_command
 from steps import ROOT, Steps, first_line
 
 BUILD = ROOT / "build" / "aarch64"
@@ -121,8 +121,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--root", type=Path, help="a root for arm64 with Python, made otherwise")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="compilers at once")
-    parser.add_argument("--out", type=Path, help="a JSON file for the results")
+    add_build_arguments(parser)
     arguments = parser.parse_args()
     check_tools()
     steps = Steps(BUILD / "logs")
@@ -131,17 +130,17 @@ def main() -> None:
     facts = {"compiler": compiler, "emulator": first_line(QEMU, "--version")}
 
     steps.run("vectorised", [sys.executable, ROOT / "ci" / "vectorised.py", COMPILER])
-    ready = (arguments.root is not None or unpack_python(steps, root)) and unpack_packages(
-        steps, site
+    ready = arguments.no_build or (
+        (arguments.root is not None or unpack_python(steps, root)) and unpack_packages(steps, site)
     )
     cross = (
         "-DCMAKE_SYSTEM_NAME=Linux",
         "-DCMAKE_SYSTEM_PROCESSOR=aarch64",
         f"-DCMAKE_CXX_COMPILER={COMPILER}",
-        "-DPYTHON_MODULE_EXTENSION=.so",
+        f"-DPYTHON_MODULE_EXTENSION=.cpython-{MINOR.replace('.', '')}-aarch64-linux-gnu.so",
         "-DCMAKE_CXX_FLAGS_RELWITHDEBINFO=-O2",
     )
-    if not ready or not build_core(steps, "aarch64", build, *cross, jobs=arguments.jobs):
+    if not ready or not build_core(steps, "aarch64", build, arguments, *cross):
         steps.finish(arguments.out, **facts)
     emulate = [QEMU, "-L", str(root)]
     python = [*emulate, str(root / "usr" / "bin" / f"python{MINOR}")]

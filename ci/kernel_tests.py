@@ -1,5 +1,7 @@
 """The tests of the kernels that need no TensorFlow, run with a build of the core of one's own."""
 
+import argparse
+import os
 import re
 import shutil
 import sys
@@ -28,35 +30,42 @@ sys.exit(pytest.main(sys.argv[1:]))
 
 def cmake_arguments(build: Path, *arguments: str) -> list[str | Path]:
     """Returns the command that configures tests/core, and with it the core, in a folder."""
+    project = (ROOT / "pyproject.toml").read_text()
+    [version] = re.findall(r'^version = "(.*)"', project, re.MULTILINE)
     return [
         "cmake",
         *("-S", ROOT / "tests" / "core", "-B", build, "-G", "Ninja"),
         f"-DOUTPUT_DIR={build}/tf_adadelta",
         f"-DPython_EXECUTABLE={sys.executable}",
         f"-Dpybind11_DIR={first_line(sys.executable, '-m', 'pybind11', '--cmakedir')}",
+        f"-DVERSION={version}",
         "-DTF_ADADELTA_CUDA=OFF",
         *arguments,
     ]
 
 
-def build_core(steps: Steps, name: str, build: Path, *arguments: str, jobs: int) -> bool:
+def add_build_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds what the scripts that build the core can be told."""
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="compilers at once")
+    parser.add_argument("--no-build", action="store_true", help="take what was built before")
+    parser.add_argument("--out", type=Path, help="a JSON file for the results")
+
+
+def build_core(
+    steps: Steps, name: str, build: Path, told: argparse.Namespace, *arguments: str
+) -> bool:
     """Builds the core, the extension module and the programs of tests/core; says whether it did."""
-    configured = steps.run(f"{name}: configure", cmake_arguments(build, *arguments), listed=False)
-    if configured is None:
-        return False
-    command = ["cmake", "--build", build, "--parallel", str(jobs)]
-    if steps.run(f"{name}: build", command, listed=False) is None:
-        return False
+    commands = {
+        "configure": cmake_arguments(build, *arguments),
+        "build": ["cmake", "--build", build, "--parallel", str(told.jobs)],
+    }
+    for what, command in commands.items() if not told.no_build else []:
+        if steps.run(f"{name}: {what}", command, listed=False) is None:
+            return False
     for source in (ROOT / "tf_adadelta").rglob("*.py"):
         target = build / source.relative_to(ROOT)
         target.parent.mkdir(exist_ok=True)
         shutil.copy(source, target)
-    [version] = re.findall(
-        r'^version = "(.*)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE
-    )
-    metadata = build / f"tf_adadelta-{version}.dist-info" / "METADATA"
-    metadata.parent.mkdir(exist_ok=True)
-    metadata.write_text(f"Metadata-Version: 2.1\nName: tf_adadelta\nVersion: {version}\n")
     return True
 
 

@@ -17,7 +17,7 @@ import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
-from kernel_tests import FILES, build_core, pytest_command
+from kernel_tests import FILES, add_build_arguments, build_core, pytest_command
 from steps import ROOT, Steps, first_line
 
 BUILD = ROOT / "build" / "sanitize"
@@ -49,12 +49,12 @@ VALGRIND_TESTS = (
 )
 
 
-def sanitize(steps: Steps, names: list[str], jobs: int) -> None:
+def sanitize(steps: Steps, names: list[str], told: argparse.Namespace) -> None:
     """Builds with some sanitizers and runs everything under them."""
     name = " and ".join(names)
     build = BUILD / "-".join(names)
     flags = " ".join(FLAGS[n] for n in names)
-    if not build_core(steps, name, build, f"-DCMAKE_CXX_FLAGS={flags}", OPTIMISE, jobs=jobs):
+    if not build_core(steps, name, build, told, f"-DCMAKE_CXX_FLAGS={flags}", OPTIMISE):
         return
     rounds = "100" if "tsan" in names else "20"
     steps.run(f"{name}: pool", [build / "pool", rounds], timeout=600, **OPTIONS)
@@ -92,13 +92,13 @@ def valgrind_errors(report: Path) -> list[str]:
     return errors
 
 
-def valgrind(steps: Steps, jobs: int) -> None:
+def valgrind(steps: Steps, told: argparse.Namespace) -> None:
     """Runs the programs and some of the tests under valgrind."""
     if shutil.which("valgrind") is None:
         steps.add("valgrind", "FAILED", 0, "valgrind is not installed (apt-get install valgrind)")
         return
     build = BUILD / "valgrind"
-    if not build_core(steps, "valgrind", build, OPTIMISE, jobs=jobs):
+    if not build_core(steps, "valgrind", build, told, OPTIMISE):
         return
     check = ["valgrind", "--quiet", "--error-exitcode=9", "--leak-check=full"]
     steps.run("valgrind: pool", [*check, build / "pool", "1"], timeout=1200)
@@ -139,8 +139,7 @@ def main() -> None:
         action="store_true",
         help="the tests of the GPU under CUDA's tools, with the tf_adadelta that is installed",
     )
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="compilers at once")
-    parser.add_argument("--out", type=Path, help="a JSON file for the results")
+    add_build_arguments(parser)
     arguments = parser.parse_args()
     named = vars(arguments)
     everything = not any(named[n] for n in (*FLAGS, "valgrind", "compute_sanitizer"))
@@ -148,9 +147,9 @@ def main() -> None:
     for group in GROUPS:
         names = [name for name in group if named[name] or everything]
         if names:
-            sanitize(steps, names, arguments.jobs)
+            sanitize(steps, names, arguments)
     if arguments.valgrind or everything:
-        valgrind(steps, arguments.jobs)
+        valgrind(steps, arguments)
     if arguments.compute_sanitizer or everything:
         compute_sanitizer(steps)
     compiler = first_line(os.environ.get("CXX", "g++"), "--version")
