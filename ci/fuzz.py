@@ -4,10 +4,10 @@ python ci/fuzz.py                       ten minutes each
 python ci/fuzz.py --seconds 60 --only core
 
 The core is built by clang with AddressSanitizer and UndefinedBehaviorSanitizer, in build/fuzz; its
-corpus grows there. `--merge` puts the inputs that reach something new into tests/core/corpus, which
-the tests replay. The other two run in processes that are started over and over with a new seed, so
-that one that is aborted or hangs is seen; the last example is then in build/fuzz/logs. What fails
-belongs into the tests as an @example, or into the corpus.
+corpus grows there. `--merge` puts the fewest inputs that reach all of it into tests/core/corpus,
+which the tests replay. The other two run in processes that are started over and over with a new
+seed, so that one that is aborted or hangs is seen; the last example is then in build/fuzz/logs.
+What fails belongs into the tests as an @example, or into the corpus.
 
 Needs clang with libFuzzer (on Debian and Ubuntu: apt-get install clang libclang-rt-dev), and the
 built package with TensorFlow for the ops.
@@ -19,9 +19,8 @@ import re
 import shutil
 import sys
 import time
-from pathlib import Path
 
-from kernel_tests import cmake_arguments
+from kernel_tests import add_build_arguments, cmake_arguments
 from steps import ROOT, Steps, first_line
 
 BUILD = ROOT / "build" / "fuzz"
@@ -45,7 +44,7 @@ def find_clang() -> str:
     sys.exit("ci/fuzz.py: no clang++ found; libFuzzer comes with it (apt-get install clang)")
 
 
-def fuzz_core(steps: Steps, seconds: int, jobs: int, merge: bool) -> None:
+def fuzz_core(steps: Steps, told: argparse.Namespace) -> None:
     """Runs libFuzzer on the core."""
     configure = cmake_arguments(
         BUILD / "core",
@@ -53,33 +52,39 @@ def fuzz_core(steps: Steps, seconds: int, jobs: int, merge: bool) -> None:
         f"-DCMAKE_CXX_FLAGS={FLAGS}",
         "-DTF_ADADELTA_FUZZ=ON",
     )
-    if steps.run("core: configure", configure, listed=False) is None:
-        return
-    build = ["cmake", "--build", BUILD / "core", "--target", "fuzz", "--parallel", str(jobs)]
-    if steps.run("core: build", build, listed=False) is None:
-        return
+    build = ["cmake", "--build", BUILD / "core", "--target", "fuzz", "--parallel", str(told.jobs)]
+    for what, command in (("configure", configure), ("build", build)):
+        if not told.no_build and steps.run(f"core: {what}", command, listed=False) is None:
+            return
     grown = BUILD / "corpus"
     grown.mkdir(exist_ok=True)
     fuzz = BUILD / "core" / "fuzz"
     options = [
-        f"-max_total_time={seconds}",
+        f"-max_total_time={told.seconds}",
         "-max_len=2048",
+        "-len_control=0",  # Short inputs are calls of nothing but zeros.
         "-timeout=60",
         "-rss_limit_mb=4096",
         f"-artifact_prefix={BUILD}/",
         "-print_final_stats=1",
     ]
     printed = steps.run(
-        "core: libFuzzer", [fuzz, grown, CORPUS, *options], timeout=seconds + 600, listed=False
+        "core: libFuzzer", [fuzz, grown, CORPUS, *options], timeout=told.seconds + 600, listed=False
     )
     if printed is not None:
         runs = re.search(r"number_of_executed_units: (\d+)", printed)
         covered = re.findall(r"cov: (\d+) ft: (\d+)", printed)
         detail = f"{runs and runs[1]} inputs, {covered[-1][0] if covered else 0} edges, no finding"
-        steps.add("core: libFuzzer", "ok", seconds, detail)
-    if merge:
-        # Only what reaches something new, and each as short as that.
-        steps.run("core: merge", [fuzz, "-merge=1", "-max_len=2048", CORPUS, grown], listed=False)
+        steps.add("core: libFuzzer", "ok", told.seconds, detail)
+    if told.merge:
+        # The fewest that reach everything.
+        kept = BUILD / "kept"
+        shutil.rmtree(kept, ignore_errors=True)
+        kept.mkdir()
+        command = [fuzz, "-set_cover_merge=1", "-max_len=2048", kept, CORPUS, grown]
+        if steps.run("core: merge", command, listed=False) is not None:
+            shutil.rmtree(CORPUS)
+            shutil.copytree(kept, CORPUS)
 
 
 def fuzz_tests(steps: Steps, name: str, seconds: int, seed: int) -> None:
@@ -114,15 +119,14 @@ def main() -> None:
     parser.add_argument("--only", action="append", choices=["core", *TESTS], help="not the others")
     parser.add_argument("--seed", type=int, default=int(time.time()), help="of Hypothesis")
     parser.add_argument("--merge", action="store_true", help="keep what reaches something new")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="compilers at once")
-    parser.add_argument("--out", type=Path, help="a JSON file for the results")
+    add_build_arguments(parser)
     arguments = parser.parse_args()
     wanted = arguments.only or ["core", *TESTS]
     steps = Steps(BUILD / "logs")
     facts = {}
     if "core" in wanted:
         facts["compiler"] = first_line(find_clang(), "--version")
-        fuzz_core(steps, arguments.seconds, arguments.jobs, arguments.merge)
+        fuzz_core(steps, arguments)
     for name in TESTS:
         if name in wanted:
             facts["seed"] = arguments.seed

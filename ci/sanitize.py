@@ -17,7 +17,7 @@ import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
-from kernel_tests import FILES, add_build_arguments, build_core, pytest_command
+from kernel_tests import FILES, SELECTION, add_build_arguments, build_core, pytest_command
 from steps import ROOT, Steps, first_line
 
 BUILD = ROOT / "build" / "sanitize"
@@ -56,8 +56,7 @@ def sanitize(steps: Steps, names: list[str], told: argparse.Namespace) -> None:
     flags = " ".join(FLAGS[n] for n in names)
     if not build_core(steps, name, build, told, f"-DCMAKE_CXX_FLAGS={flags}", OPTIMISE):
         return
-    rounds = "100" if "tsan" in names else "20"
-    steps.run(f"{name}: pool", [build / "pool", rounds], timeout=600, **OPTIONS)
+    steps.run(f"{name}: pool", [build / "pool", "10"], timeout=900, **OPTIONS)
     steps.run(f"{name}: replay", [build / "replay", CORPUS], timeout=600, **OPTIONS)
     compiler = os.environ.get("CXX", "g++")
     runtimes = [RUNTIMES[n] for n in names if n in RUNTIMES] + ["libstdc++.so"]
@@ -67,7 +66,7 @@ def sanitize(steps: Steps, names: list[str], told: argparse.Namespace) -> None:
     for file in FILES:
         steps.run(
             f"{name}: {file}",
-            pytest_command("-x", file),
+            pytest_command("-x", file, "-k", SELECTION),
             cwd=TESTS,
             PYTHONPATH=str(build),
             LD_PRELOAD=":".join(preload),

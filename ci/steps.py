@@ -90,10 +90,11 @@ class Steps:
 
     def add(self, name: str, result: str, seconds: float, detail: str, listed: bool = True) -> None:
         """Says how a step went, and keeps it."""
-        print(f"{result}, {seconds:.0f} s: {detail.strip(' =')}", flush=True)
+        detail = detail.strip(" =")
+        print(f"{result}, {seconds:.0f} s: {detail[:200]}", flush=True)
         if listed:
             row = {"step": name, "result": result, "seconds": round(seconds, 1)}
-            self.rows.append({**row, "detail": detail.strip(" =")})
+            self.rows.append({**row, "detail": detail})
 
     def failed(self) -> list[str]:
         """Returns the names of the steps that failed."""

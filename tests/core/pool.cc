@@ -4,6 +4,7 @@
 // pool [rounds]
 #include <unistd.h>
 
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <cstdio>
@@ -43,7 +44,7 @@ class Pool {
     for (std::thread& thread : threads_) thread.join();
   }
 
-  void Schedule(std::function<void()> task) {
+  void Call(std::function<void()> task) {
     {
       const std::lock_guard<std::mutex> lock(mutex_);
       tasks_.push_back(std::move(task));
@@ -51,8 +52,15 @@ class Pool {
     changed_.notify_one();
   }
 
+  // Helpers go before the calls that wait, or they would all find their work done.
   Workers AsWorkers() {
-    return {kThreads + 1, [this](std::function<void()> task) { Schedule(std::move(task)); }};
+    return {kThreads + 1, [this](std::function<void()> task) {
+              {
+                const std::lock_guard<std::mutex> lock(mutex_);
+                tasks_.push_front(std::move(task));
+              }
+              changed_.notify_one();
+            }};
   }
 
  private:
@@ -83,10 +91,14 @@ void Check(bool condition, const char* what) {
 }
 
 // Each block once, and what it wrote is seen by who called. The counts are plain: were a block
-// claimed twice, or not waited for, a sanitizer would see the race.
+// claimed twice, or not waited for, a sanitizer would see the race. Some blocks take longer, so
+// that others are claimed meanwhile, and the last ones are waited for.
 void CountBlocks(const Workers& workers, int call) {
   std::vector<int> runs(call % 50);
-  RunBlocks(static_cast<int64_t>(runs.size()), workers, [&](int64_t block) { ++runs[block]; });
+  RunBlocks(static_cast<int64_t>(runs.size()), workers, [&](int64_t block) {
+    if ((block + call) % 5 == 0) std::this_thread::sleep_for(std::chrono::microseconds(30));
+    ++runs[block];
+  });
   for (const int count : runs) Check(count == 1, "a block was not run once");
 }
 
@@ -145,7 +157,7 @@ void RunRound() {
   int done = 0;
   Pool pool;
   for (int call = 0; call < kCalls; ++call) {
-    pool.Schedule([&, call] {
+    pool.Call([&, call] {
       if (call % (kCalls / kModels) == 0) {
         models[call / (kCalls / kModels)].Step(pool.AsWorkers());
       } else {
@@ -164,7 +176,7 @@ void RunRound() {
 
 int main(int argc, char** argv) {
   const int rounds = argc > 1 ? std::atoi(argv[1]) : 10;
-  alarm(300);  // A deadlock ends so.
+  alarm(600);  // A deadlock ends so.
   for (int round = 0; round < rounds; ++round) RunRound();
   std::printf("%d calls on a pool of %d threads\n", rounds * kCalls, kThreads);
   return 0;
