@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from fake_device_arrays import DeviceArray, capsule_name, new_capsule
 from fuzzing import fuzz, note, numbers
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from oracle import DTYPES
 
@@ -158,6 +158,13 @@ def numpy_lists(case):
 
 @fuzz
 @given(cases(NUMPY_MISTAKES))
+@example(  # The last of several variables has a bad index.
+    Case(
+        *("sparse", "float16", [(0,), (1,), (1,)], [[], [0], [0]]),
+        scalars={"learning_rate": 1.0},
+        mistakes=[("indices", 2, "index", 1)],
+    )
+)
 def test_numpy(case):
     lists = numpy_lists(case)
     arrays = [a for values in lists.values() for a in values if isinstance(a, np.ndarray)]
@@ -294,6 +301,20 @@ def device_lists(case):
 )
 @fuzz
 @given(cases(DLPACK_MISTAKES, kernels=("dense", "sparse")))
+@example(  # The product of the sizes is more than an int64.
+    Case(
+        *("dense", "float32", [(4,)]),
+        scalars={"learning_rate": 1.0},
+        mistakes=[("variables", 0, "all shapes", (2**40, 2**40))],
+    )
+)
+@example(
+    Case(
+        *("dense", "float32", [(4,)]),
+        scalars={"learning_rate": 1.0},
+        mistakes=[("variables", 0, "all shapes", (-1, 2))],
+    )
+)
 def test_dlpack(case):
     lists, everything = device_lists(case)
     if not any(lists.values()):

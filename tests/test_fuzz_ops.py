@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 from conftest import XLA
 from fuzzing import fuzz, note, numbers
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import tf_adadelta  # noqa: F401  Loads the ops.
@@ -259,8 +259,19 @@ def is_right(case):
     return not case.mistakes and not case.attributes and not clocks
 
 
+SPARSE = ("FusedAdadeltaSparseApply", "float32")
+SCALARS = {"learning_rate": 1.0, "rho": 0.95, "epsilon": 1e-7}
+
+
 @fuzz
 @given(cases())
+@example(Case(*SPARSE, [(2**63 - 1, 0)], [[1]], scalars=SCALARS))  # No clock has so many rows.
+@example(  # Nor has memory the gradient that there should be.
+    Case(*SPARSE, [(0, 2**62, 4)], [[]], scalars=SCALARS, mistakes=[("indices", 0, "index", 5)])
+)
+@example(  # The last of several variables has a bad index.
+    Case(*SPARSE, [(2,), (2,)], [[0], [0]], scalars=SCALARS, mistakes=[("indices", 1, "index", 5)])
+)
 def test_nodes(case):
     inputs = Inputs(case)
     before = inputs.read()
