@@ -78,6 +78,8 @@ def valgrind_errors(report: Path) -> list[str]:
     """Returns what valgrind reports of code of ours: Python and NumPy have a style of their own."""
     errors = []
     for error in ElementTree.parse(report).getroot().iter("error"):
+        if (error.findtext("kind") or "").startswith("Leak"):
+            continue  # What Python keeps until it ends.
         frames = error.findall("./stack/frame")
         ours = [
             frame
@@ -105,8 +107,7 @@ def valgrind(steps: Steps, told: argparse.Namespace) -> None:
     report = steps.folder / "valgrind.xml"
     for file in ("test_kernels.py", "test_sparse_kernel.py"):
         name = f"valgrind: {file}"
-        python = ["valgrind", "--leak-check=no", "--xml=yes", f"--xml-file={report}"]
-        # What Python keeps until it ends is no leak of ours.
+        python = ["valgrind", "--num-callers=30", "--xml=yes", f"--xml-file={report}"]
         command = [*python, *pytest_command("-x", file, "-k", VALGRIND_TESTS)]
         ran = steps.run(
             name, command, cwd=TESTS, PYTHONPATH=str(build), PYTHONMALLOC="malloc", timeout=3600
