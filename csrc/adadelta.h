@@ -155,14 +155,16 @@ TF_ADADELTA_INLINE T DecayIdle(const T& half_decay, const T& average) {
 template <typename T>
 inline constexpr T kSmallestNormal = std::numeric_limits<T>::min();
 
-// The half_decay of `idle` steps for averages that are decayed in `T`. Never zero nor subnormal
-// there, so that an infinite average stays infinite. A row that is ahead, with a negative `idle`,
-// has nothing to catch up with.
+// The half_decay of a row that has caught up with `caught_up` of `now` updates, for averages that
+// are decayed in `T`. Never zero nor subnormal there, so that an infinite average stays infinite. A
+// row that is ahead has nothing to catch up with. The difference of any two clocks that a file may
+// have brought is taken without overflow.
 template <typename T>
-TF_ADADELTA_INLINE double HalfDecay(double rho, int64_t idle) {
+TF_ADADELTA_INLINE double HalfDecay(double rho, int64_t now, int64_t caught_up) {
   using std::pow;
-  if (idle <= 0) return 1.0;
+  if (now <= caught_up) return 1.0;
   constexpr double kSmallest = kSmallestNormal<T>;
+  const uint64_t idle = static_cast<uint64_t>(now) - static_cast<uint64_t>(caught_up);
   const double decay = pow(rho, 0.5 * static_cast<double>(idle));
   return decay < kSmallest ? kSmallest : decay;
 }

@@ -57,6 +57,12 @@ struct SparseTensorUpdate {
   int64_t num_indices;
 };
 
+// The elements of a row of a table; 0 where there is no row, whose other dimensions may then have
+// any product.
+inline int64_t RowElements(int64_t rows, int64_t elements) {
+  return rows > 0 ? elements / rows : 0;
+}
+
 struct Hyperparameters {
   double learning_rate;
   double rho;

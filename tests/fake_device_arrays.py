@@ -2,7 +2,7 @@
 
 import ctypes
 
-KINDS = {"int": 0, "uint": 1, "float": 2, "bfloat": 4}
+KINDS = {"int": 0, "uint": 1, "float": 2, "bfloat": 4, "complex": 5}
 
 new_capsule = ctypes.pythonapi.PyCapsule_New
 new_capsule.restype = ctypes.py_object
@@ -54,6 +54,7 @@ class DeviceArray:
         self.address = next(self.addresses)
         self.shape, self.dtype, self.device, self.strides = shape, dtype, device, strides
         self.offset = offset
+        self.lanes = 1
         self.device_in_capsule = device
         self.version = (1, 0)  # None: from before there were versions.
         self.read_only = False
@@ -82,7 +83,7 @@ class DeviceArray:
             len(self.shape),
             KINDS[kind],
             bits,
-            1,
+            self.lanes,
             shape,
             strides,
             self.offset,

@@ -22,6 +22,11 @@ def load_ops() -> ModuleType:
         ImportError: TensorFlow is missing, or none of the libraries is for it; or the library does
             not load.
     """
+    if not build_info()["op_libraries"]:
+        raise ImportError(
+            "tf_adadelta was built without TensorFlow, and has no ops but its kernels on arrays. "
+            f"Rebuild it in an environment that has TensorFlow: `{REBUILD}`."
+        )
     try:
         import tensorflow as tf
     except ModuleNotFoundError as error:

@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#if defined(TF_ADADELTA_X86)
+#if defined(__x86_64__)
 #include <xmmintrin.h>
 #endif
 
@@ -13,7 +13,7 @@ namespace tf_adadelta {
 // Accumulators that decay towards zero reach the subnormal numbers, each of which costs over a
 // hundred cycles, so they are flushed to zero: TensorFlow's own threads do the same.
 class FlushSubnormals {
-#if defined(TF_ADADELTA_X86)
+#if defined(__x86_64__)
  public:
   FlushSubnormals() : saved_(_mm_getcsr()) { _mm_setcsr(saved_ | 0x8040); }  // FTZ, DAZ.
   ~FlushSubnormals() { _mm_setcsr(saved_); }

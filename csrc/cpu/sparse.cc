@@ -30,8 +30,10 @@ int64_t IndexAt(IndexType type, const void* indices, int64_t position) {
 
 double HalfDecayOf(const SparseTensorUpdate& update, int64_t row, double rho, DType dtype) {
   if (update.clock == nullptr) return 1.0;
-  const int64_t idle = update.clock[update.rows] - update.clock[row];
-  return dtype == DType::kDouble ? HalfDecay<double>(rho, idle) : HalfDecay<float>(rho, idle);
+  const int64_t now = update.clock[update.rows];
+  const int64_t caught_up = update.clock[row];
+  return dtype == DType::kDouble ? HalfDecay<double>(rho, now, caught_up)
+                                 : HalfDecay<float>(rho, now, caught_up);
 }
 
 }  // namespace

@@ -162,8 +162,8 @@ TF_ADADELTA_INLINE void RowThread(const SparseTask& task, int64_t thread, int64_
     task.half_decays[slot] = 1.0;
     if (update.clock == nullptr) continue;
     const int64_t now = update.clock[update.rows];  // This update counts already.
-    const int64_t idle = now - 1 - update.clock[key];
-    task.half_decays[slot] = HalfDecay<Compute>(ReadScalar(task.hyperparameters.rho), idle);
+    task.half_decays[slot] =
+        HalfDecay<Compute>(ReadScalar(task.hyperparameters.rho), now - 1, update.clock[key]);
     update.clock[key] = now;
   }
 }

@@ -154,6 +154,19 @@ int64_t ArrayView::size() const {
   return size;
 }
 
+void CheckSize(const ArrayView& array, const std::string& what) {
+  const Shape shape = ShapeOf(array);
+  int64_t bytes = std::max<int64_t>(array.itemsize, 1);
+  const bool fits = std::all_of(shape.begin(), shape.end(), [&](int64_t size) {
+    // Of an empty array too, so that the product of some of the sizes can be taken.
+    return size >= 0 && (size == 0 || !__builtin_mul_overflow(bytes, size, &bytes));
+  });
+  if (!fits) {
+    throw py::value_error(what + " has shape " + Text(shape) +
+                          ", expected sizes of 0 or more and less than 2^63 bytes");
+  }
+}
+
 ViewList NumpyViews::operator()(const std::vector<py::array>& arrays) {
   ViewList views;
   views.reserve(arrays.size());
@@ -260,11 +273,9 @@ SparseArrays::SparseArrays(const ViewList& vars, const ViewList& accums,
       checker.Check((*clocks)[i], "clocks", i, /*written=*/true,
                     {"int64", "", {rows + 1}, "one more than the rows of its variable"});
     }
-    int64_t row_elements = 1;
-    for (size_t axis = 1; axis < shape.size(); ++axis) row_elements *= shape[axis];
     updates.push_back({vars[i].data, accums[i].data, accum_updates[i].data, grads[i].data,
-                       indices[i].data, static_cast<int64_t*>(clock), rows, row_elements,
-                       indices[i].size()});
+                       indices[i].data, static_cast<int64_t*>(clock), rows,
+                       RowElements(rows, vars[i].size()), indices[i].size()});
   }
   checker.CheckOverlap();
 }

@@ -28,6 +28,10 @@ struct ArrayView {
 
 using ViewList = std::vector<ArrayView>;
 
+// Throws a Python ValueError for an array whose sizes cannot be multiplied, as NumPy has none but
+// another library may say. `what` is how a message names the array.
+void CheckSize(const ArrayView& array, const std::string& what);
+
 // Makes views of NumPy arrays.
 class NumpyViews {
  public:

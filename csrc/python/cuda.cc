@@ -70,7 +70,9 @@ class DeviceArrays {
                             " of DLPack's type " + std::to_string(device.type) +
                             ", expected CUDA device " + std::to_string(device_));
     }
-    return arrays_.back().view();
+    const ArrayView view = arrays_.back().view();
+    CheckSize(view, what);
+    return view;
   }
 
   int device() const { return device_; }

@@ -20,12 +20,14 @@ std::string NameOf(const dlpack::DataType& dtype) {
 
 bool IsContiguous(const dlpack::Tensor& tensor) {
   if (tensor.strides == nullptr) return true;
-  int64_t expected = 1;
+  uint64_t expected = 1;  // Nobody has checked yet that the sizes can be multiplied.
   bool contiguous = true;
   for (int i = tensor.ndim - 1; i >= 0; --i) {
     if (tensor.shape[i] == 0) return true;  // There is nothing to be out of order.
-    if (tensor.shape[i] != 1 && tensor.strides[i] != expected) contiguous = false;
-    expected *= tensor.shape[i];
+    if (tensor.shape[i] != 1 && static_cast<uint64_t>(tensor.strides[i]) != expected) {
+      contiguous = false;
+    }
+    expected *= static_cast<uint64_t>(tensor.shape[i]);
   }
   return contiguous;
 }
@@ -66,7 +68,8 @@ DlpackArray::~DlpackArray() {
 ArrayView DlpackArray::view() const {
   const bool read_only =
       versioned_ != nullptr && (versioned_->flags & dlpack::VersionedTensor::kReadOnly) != 0;
-  return {static_cast<char*>(tensor_->data) + tensor_->byte_offset,
+  return {reinterpret_cast<void*>(reinterpret_cast<uintptr_t>(tensor_->data) +
+                                  static_cast<uintptr_t>(tensor_->byte_offset)),
           NameOf(tensor_->dtype),
           tensor_->dtype.bits * tensor_->dtype.lanes / 8,
           tensor_->shape,

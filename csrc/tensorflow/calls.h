@@ -55,16 +55,15 @@ inline std::vector<SparseTensorUpdate> SparseUpdatesOf(tensorflow::OpKernelConte
   std::vector<SparseTensorUpdate> updates;
   updates.reserve(inputs.num_variables());
   for (int i = 0; i < inputs.num_variables(); ++i) {
-    const tensorflow::TensorShape& shape = vars.tensor(inputs.at(Inputs::kVars, i))->shape();
-    int64_t row_elements = 1;
-    for (int axis = 1; axis < shape.dims(); ++axis) row_elements *= shape.dim_size(axis);
+    const tensorflow::Tensor& var = *vars.tensor(inputs.at(Inputs::kVars, i));
+    const int64_t rows = var.dim_size(0);
     updates.push_back({ResourceData(inputs, vars, Inputs::kVars, i),
                        ResourceData(inputs, vars, Inputs::kAccums, i),
                        ResourceData(inputs, vars, Inputs::kAccumUpdates, i),
                        ctx->input(inputs.at(Inputs::kGrads, i)).data(),
                        ctx->input(inputs.at(Inputs::kIndices, i)).data(),
-                       static_cast<int64_t*>(ResourceData(inputs, vars, Inputs::kClocks, i)),
-                       shape.dim_size(0), row_elements,
+                       static_cast<int64_t*>(ResourceData(inputs, vars, Inputs::kClocks, i)), rows,
+                       RowElements(rows, var.NumElements()),
                        ctx->input(inputs.at(Inputs::kIndices, i)).NumElements()});
   }
   return updates;

@@ -1,16 +1,35 @@
 #include "tensorflow/shapes.h"
 
+#include <algorithm>
+#include <vector>
+
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 
 namespace tf_adadelta {
 namespace {
 
 using tensorflow::TensorShape;
 
+// What a shape should be. Not a TensorShape, the making of which ends the process where there are
+// more elements than an int64 counts: an empty variable may have any dimensions but one.
+using Dimensions = std::vector<uint64_t>;
+
+bool Equal(const TensorShape& shape, const Dimensions& expected) {
+  const auto sizes = shape.dim_sizes();
+  return std::equal(sizes.begin(), sizes.end(), expected.begin(), expected.end(),
+                    [](int64_t a, uint64_t b) { return static_cast<uint64_t>(a) == b; });
+}
+
 absl::Status Mismatch(const std::string& what, const TensorShape& shape,
-                      const TensorShape& expected, const std::string& why) {
-  return absl::InvalidArgumentError(absl::StrCat(what, " has shape ", shape.DebugString(),
-                                                 ", expected ", expected.DebugString(), ", ", why));
+                      const std::string& expected, const std::string& why) {
+  return absl::InvalidArgumentError(
+      absl::StrCat(what, " has shape ", shape.DebugString(), ", expected ", expected, ", ", why));
+}
+
+absl::Status Mismatch(const std::string& what, const TensorShape& shape, const Dimensions& expected,
+                      const std::string& why) {
+  return Mismatch(what, shape, absl::StrCat("[", absl::StrJoin(expected, ","), "]"), why);
 }
 
 // What only a variable with a sparse gradient has.
@@ -28,14 +47,15 @@ absl::Status CheckSparseShapes(const Inputs& inputs, int i,
                                                    shape(indices).DebugString(),
                                                    ", expected one dimension"));
   }
-  TensorShape grad = var;
-  grad.set_dim(0, shape(indices).dim_size(0));
-  if (shape(inputs.at(Inputs::kGrads, i)) != grad) {
+  const auto sizes = var.dim_sizes();
+  Dimensions grad(sizes.begin(), sizes.end());
+  grad[0] = shape(indices).dim_size(0);
+  if (!Equal(shape(inputs.at(Inputs::kGrads, i)), grad)) {
     return Mismatch(describe(inputs.at(Inputs::kGrads, i)), shape(inputs.at(Inputs::kGrads, i)),
                     grad, absl::StrCat("a row of ", name(), " for each of its indices"));
   }
-  const TensorShape clock({var.dim_size(0) + 1});
-  if (inputs.has(Inputs::kClocks) && shape(inputs.at(Inputs::kClocks, i)) != clock) {
+  const Dimensions clock = {static_cast<uint64_t>(var.dim_size(0)) + 1};
+  if (inputs.has(Inputs::kClocks) && !Equal(shape(inputs.at(Inputs::kClocks, i)), clock)) {
     return Mismatch(describe(inputs.at(Inputs::kClocks, i)), shape(inputs.at(Inputs::kClocks, i)),
                     clock, absl::StrCat("one more than the rows of ", name()));
   }
@@ -56,7 +76,7 @@ absl::Status CheckShapes(const Inputs& inputs, const std::function<const TensorS
       if (list == Inputs::kGrads && inputs.has(Inputs::kIndices)) continue;
       const int input = inputs.at(list, i);
       if (shape(input) != expected) {
-        return Mismatch(describe(input), shape(input), expected,
+        return Mismatch(describe(input), shape(input), expected.DebugString(),
                         absl::StrCat("the shape of ", name()));
       }
     }
@@ -70,7 +90,8 @@ absl::Status CheckShapes(const Inputs& inputs, const std::function<const TensorS
                                      : TensorShape();
     if (shape(input) == expected) continue;
     if (expected.dims() > 0) {
-      return Mismatch(describe(input), shape(input), expected, "one for each variable");
+      return Mismatch(describe(input), shape(input), expected.DebugString(),
+                      "one for each variable");
     }
     return absl::InvalidArgumentError(absl::StrCat(
         describe(input), " has shape ", shape(input).DebugString(), ", expected a scalar"));

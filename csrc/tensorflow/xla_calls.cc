@@ -104,13 +104,12 @@ std::vector<SparseTensorUpdate> XlaCall::SparseUpdates() const {
   std::vector<SparseTensorUpdate> updates;
   updates.reserve(inputs_.num_variables());
   for (int i = 0; i < inputs_.num_variables(); ++i) {
-    const auto shape = Buffer(Inputs::kVars, i).dimensions();
-    int64_t row_elements = 1;
-    for (size_t axis = 1; axis < shape.size(); ++axis) row_elements *= shape[axis];
+    const ffi::AnyBuffer& var = Buffer(Inputs::kVars, i);
+    const int64_t rows = var.dimensions()[0];
     updates.push_back({Data(Inputs::kVars, i), Data(Inputs::kAccums, i),
                        Data(Inputs::kAccumUpdates, i), Data(Inputs::kGrads, i),
                        Data(Inputs::kIndices, i), static_cast<int64_t*>(Data(Inputs::kClocks, i)),
-                       shape[0], row_elements,
+                       rows, RowElements(rows, static_cast<int64_t>(var.element_count())),
                        static_cast<int64_t>(Buffer(Inputs::kIndices, i).element_count())});
   }
   return updates;
