@@ -19,7 +19,7 @@ def build_info() -> dict[str, Any]:
     Returns:
         A dictionary with the keys `version`, `op_libraries` (by the minor version of TensorFlow
         that one is for, such as "2.21", a dictionary: `tensorflow`, the version built against, and
-        `xla`, whether `jit_compile=True` calls the fused kernel), `python`, `compiler`,
+        `xla`, whether `jit_compile=True` calls the fused kernel), `python`, `compiler`, `pybind11`,
         `instruction_sets` (compiled in, the widest first), `cuda` (whether there are CUDA kernels),
         `cuda_reason` (why, or why not), `cuda_toolkit` (its version, or ""), and
         `cuda_architectures` (as CMake writes them: "80-real" is machine code for sm_80, "90"
