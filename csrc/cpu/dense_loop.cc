@@ -94,9 +94,10 @@ TF_ADADELTA_INLINE void Adadelta(const TensorUpdate& update, int64_t begin, int6
 template <typename Storage, typename Compute, bool kAverage>
 TF_ADADELTA_INLINE void Accumulate(const TensorUpdate& update, int64_t begin, int64_t end,
                                    const OptionScalars<Compute>& options) {
-  const Storage* __restrict__ const var = static_cast<const Storage*>(update.var);
+  // To g++ 9 what only a discarded branch names is not used.
+  [[maybe_unused]] const Storage* __restrict__ const var = static_cast<const Storage*>(update.var);
   const Storage* __restrict__ const grad = static_cast<const Storage*>(update.grad);
-  Storage* __restrict__ const average = static_cast<Storage*>(update.average);
+  [[maybe_unused]] Storage* __restrict__ const average = static_cast<Storage*>(update.average);
   Storage* __restrict__ const grad_accum = static_cast<Storage*>(update.grad_accum);
   for (int64_t i = begin; i < end; ++i) {
     Store(AddGradient<Compute>(options, Load(grad[i]), Load(grad_accum[i])), &grad_accum[i]);
