@@ -30,7 +30,11 @@ TF_ADADELTA_INLINE void RunStages(int64_t begin, int64_t end, const Stages&... s
     const int64_t size = end - first < kChunk ? end - first : kChunk;
     Value* const value = values[chunk % kNumStages];
     // What restrict says is lost in the calls of a stage.
+#ifdef __clang__
+#pragma clang loop vectorize(assume_safety)
+#else
 #pragma GCC ivdep
+#endif
     for (int64_t i = 0; i < size; ++i) stage(first + i, value[i]);
   };
   constexpr int64_t kBehind = kNumStages - 1;
