@@ -4,8 +4,8 @@ python ci/build_requirements.py            both
 python ci/build_requirements.py --only oldest
 
 build-system.requires of pyproject.toml has the ranges. For each end a fresh environment gets
-TensorFlow and the versions at that end, builds the package without isolation, and runs the tests of
-the kernels and the ops. What came out goes to ci/results/build_requirements.json. Needs
+TensorFlow and the versions at that end, builds a wheel without isolation, installs it, and runs the
+tests of the kernels and the ops. What came out goes to ci/results/build_requirements.json. Needs
 `pip install uv`, and the package index.
 """
 
@@ -48,9 +48,15 @@ def build(end: str, folder: Path, tensorflow: str) -> dict[str, str]:
     environment.install("--resolution", ENDS[end], *requires)
     environment.install(tensorflow, "pytest", "hypothesis")
     sources = copy_sources(folder / end / "tf_adadelta")
-    environment.install(
-        "--no-build-isolation", "--no-deps", ".", cwd=sources, TF_ADADELTA_CUDA="OFF"
+    wheels = folder / end / "wheels"
+    environment.run(
+        [
+            *("uv", "build", "--wheel", "--no-build-isolation", "--python", environment.python),
+            *("--out-dir", wheels, sources),
+        ],
+        TF_ADADELTA_CUDA="OFF",
     )
+    environment.install("--no-deps", *wheels.glob("*.whl"))
     shutil.rmtree(sources / "tf_adadelta")  # What is tested is what was installed.
     environment.run(
         [environment.python, "-m", "pytest", "-q", "-o", "addopts=", *TESTS],

@@ -62,6 +62,8 @@ class Images:
         self.work = work
         folders = ("--root", str(work / "storage"), "--runroot", str(work / "run"))
         self.buildah = ["buildah", *folders, "--storage-driver", driver]
+        # To vfs each layer is a copy of all of it: there what a stage has in common is built anew.
+        self.layers = f"--layers={'false' if driver == 'vfs' else 'true'}"
         # Mounted while something runs, so that no image has them.
         variables, files = pip_settings()
         settings = [
@@ -99,7 +101,7 @@ class Images:
         """Builds an image; returns its name."""
         image = f"localhost/tf_adadelta-{name}"
         command = [
-            *(*self.buildah, "build", "--isolation", "chroot", "--layers=false"),
+            *(*self.buildah, "build", "--isolation", "chroot", self.layers),
             *self.volumes({}),
             *("-f", f"docker/{dockerfile}", "-t", image, *arguments, "."),
         ]
