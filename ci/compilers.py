@@ -25,13 +25,19 @@ import subprocess
 import sys
 from pathlib import Path
 
-from kernel_tests import FILES, pytest_command
+from kernel_tests import pytest_command
 from roots import RootError, enter, make_root
 from steps import ROOT, Steps, first_line, machine
 
 BUILD = ROOT / "build" / "compilers"
 RESULTS = ROOT / "ci" / "results" / "compilers.json"
 PAGE = ROOT / "docs" / "compilers.md"
+TESTS = (
+    "test_kernels.py",
+    "test_sparse_kernel.py",
+    "test_cuda_kernel.py",
+    "test_cuda_sparse_kernel.py",
+)
 NEEDED = ("cmake", "ninja", "pybind11", "numpy", "ml_dtypes", "pytest", "hypothesis")
 
 ASK_TENSORFLOW = """
@@ -75,7 +81,7 @@ def installed_compilers() -> list[str]:
 
 
 def try_compiler(
-    steps: Steps, compiler: str, tensorflow: dict[str, str], build: Path, jobs: int
+    steps: Steps, compiler: str, tensorflow: dict[str, str], arguments: argparse.Namespace
 ) -> dict[str, object]:
     """Builds everything with a compiler and runs the tests; returns the row of the table."""
     row: dict[str, object] = {
@@ -87,8 +93,31 @@ def try_compiler(
         "date": datetime.date.today().isoformat(),
         "passed": False,
     }
-    folder = build / compiler
-    shutil.rmtree(folder, ignore_errors=True)
+    folder = arguments.build / compiler
+    built = folder / "built.json"
+    if not (arguments.tests_only and built.exists()):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not build_all(steps, compiler, tensorflow, folder, arguments.jobs):
+            return row
+    row |= json.loads(built.read_text())
+    if row["warnings"]:
+        return row
+    for source in (ROOT / "tf_adadelta").rglob("*.py"):
+        target = folder / source.relative_to(ROOT)
+        target.parent.mkdir(exist_ok=True)
+        shutil.copy(source, target)
+    environment = {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+    tests = pytest_command(*TESTS)
+    passed = steps.run(f"{compiler}: tests", tests, cwd=ROOT / "tests", **environment)
+    row["tests"] = steps.rows[-1]["detail"]
+    row["passed"] = passed is not None
+    return row
+
+
+def build_all(
+    steps: Steps, compiler: str, tensorflow: dict[str, str], folder: Path, jobs: int
+) -> bool:
+    """Builds everything with a compiler; writes built.json and returns whether it could."""
     settings = {
         **tensorflow,
         "TENSORFLOW_INCLUDE_DIR": f"{tensorflow['TENSORFLOW_LIBRARY_DIR']}/include",
@@ -102,26 +131,17 @@ def try_compiler(
     definitions = [f"-D{name}={value}" for name, value in settings.items()]
     configure = ["cmake", "-S", ROOT, "-B", folder, "-G", "Ninja", *definitions]
     if steps.run(f"{compiler}: configure", configure) is None:
-        return row
+        return False
     command = ["cmake", "--build", folder, "--parallel", str(jobs), "--", "-k", "0"]
     printed = steps.run(f"{compiler}: build", command)
-    built = steps.rows[-1]
-    if printed is None:
-        printed = Path(str(built["detail"]).removeprefix("see ")).read_text()
-    row["build_s"] = built["seconds"]
-    row["warnings"] = len(re.findall(r"(?:warning|error): .*\[-W", printed))
-    if built["result"] != "ok":
-        return row
-    for source in (ROOT / "tf_adadelta").rglob("*.py"):
-        target = folder / source.relative_to(ROOT)
-        target.parent.mkdir(exist_ok=True)
-        shutil.copy(source, target)
-    tests = pytest_command(*(name for name in FILES if (ROOT / "tests" / name).exists()))
-    environment = {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
-    passed = steps.run(f"{compiler}: tests", tests, cwd=ROOT / "tests", **environment)
-    row["tests"] = steps.rows[-1]["detail"]
-    row["passed"] = passed is not None
-    return row
+    step = steps.rows[-1]
+    text = printed or Path(str(step["detail"]).removeprefix("see ")).read_text()
+    found = {
+        "build_s": step["seconds"],
+        "warnings": len(re.findall(r"(?:warning|error): .*\[-W", text)),
+    }
+    (folder / "built.json").write_text(json.dumps(found))
+    return bool(found["warnings"]) or printed is not None
 
 
 def in_distribution(
@@ -153,6 +173,7 @@ def in_distribution(
             *("/venv/bin/python", "/source/ci/compilers.py", *arguments.compilers),
             *("--tensorflow", json.dumps(inner), "--rows", "/rows.json", "--build", "/build"),
             *("--jobs", str(arguments.jobs)),
+            *(["--tests-only"] if arguments.tests_only else []),
         ],
         mounts={ROOT: "/source", Path(tensorflow["TENSORFLOW_LIBRARY_DIR"]): "/tensorflow"},
         PATH="/venv/bin:/usr/bin:/bin",
@@ -219,6 +240,7 @@ def main() -> None:
         "--work", type=Path, default=ROOT / "build" / "roots", help="where roots are made and kept"
     )
     parser.add_argument("--jobs", type=int, default=1, help="compile as many files at a time")
+    parser.add_argument("--tests-only", action="store_true", help="test what was built before")
     parser.add_argument("--no-results", action="store_true", help="write no result and no page")
     # What the script in a root is told by the one outside.
     parser.add_argument("--build", type=Path, default=BUILD, help=argparse.SUPPRESS)
@@ -238,10 +260,7 @@ def main() -> None:
             missing = [name for name in names if shutil.which(name) is None]
             if missing:
                 sys.exit(f"compilers.py: not on the PATH: {', '.join(missing)}")
-            rows = [
-                try_compiler(steps, name, tensorflow, arguments.build, arguments.jobs)
-                for name in names
-            ]
+            rows = [try_compiler(steps, name, tensorflow, arguments) for name in names]
     except RootError as error:
         sys.exit(f"compilers.py: {error}")
     if arguments.rows:
