@@ -10,7 +10,8 @@ image's stage `toolchain`, which the dev container opens in, is entered too wher
 says so, and its postCreateCommand run. What came out is kept in ci/results/containers.json, and
 docs/containers.md is written from it.
 
-Needs root, buildah, debootstrap and the network; pip takes its settings from the environment.
+Images and roots are kept below build/containers, until it is deleted. Needs root, buildah,
+debootstrap and the network; pip takes its settings from the environment.
 """
 
 import argparse
@@ -39,8 +40,9 @@ def size(folder):
     return sum(path.stat().st_size for path in files) / 1e6
 root = pathlib.Path("/")
 packages = pathlib.Path(sysconfig.get_path("purelib"))
-skipped = ("proc", "sys", "dev", "run", "extra", "source")
+skipped = ("proc", "sys", "dev", "run")
 whole = sum(size(path) for path in root.iterdir() if path.is_dir() and path.name not in skipped)
+whole -= size(root / "var/cache/apt")  # What debootstrap leaves there, and published images do not.
 print(json.dumps({
     "image": round(whole),
     "packages": round(size(packages)),
@@ -97,9 +99,13 @@ class Images:
         shutil.rmtree(root)
         return None if made is None else image
 
+    def name(self, name: str) -> str:
+        """Returns the name of an image of ours."""
+        return f"localhost/tf_adadelta-{name}"
+
     def build(self, steps: Steps, name: str, dockerfile: str, *arguments: str) -> str | None:
         """Builds an image; returns its name."""
-        image = f"localhost/tf_adadelta-{name}"
+        image = self.name(name)
         command = [
             *(*self.buildah, "build", "--isolation", "chroot", self.layers),
             *self.volumes({}),
@@ -114,9 +120,9 @@ class Images:
             raise RootError(f"buildah makes no container of {image}: {made.stderr.strip()}")
         return made.stdout.strip()
 
-    def remove(self, *names: str, image: bool = False) -> None:
-        """Removes containers, or images."""
-        subprocess.run([*self.buildah, "rmi" if image else "rm", *names], capture_output=True)
+    def remove(self, container: str) -> None:
+        """Removes a container."""
+        subprocess.run([*self.buildah, "rm", container], capture_output=True)
 
     def inside(
         self, container: str, script: str, *, user: str = "", mounts: dict[Path, str] | None = None
@@ -186,7 +192,6 @@ def try_dev_container(images: Images, steps: Steps, base: str) -> None:
     )
     steps.run("devcontainer: postCreateCommand, a test, the linters", command, timeout=3600)
     images.remove(container)
-    images.remove(image, image=True)
 
 
 def try_one(
@@ -203,10 +208,11 @@ def try_one(
     if kind == "gpu":
         options += ["--build-arg", f"BUILD_BASE={base}"]
     options += [word for pair in arguments.build_arg for word in ("--build-arg", pair)]
-    image = images.build(steps, name.replace(" ", "-"), f"Dockerfile.{kind}", *options)
+    image: str | None = images.name(name.replace(" ", "-"))
+    if not arguments.no_build:
+        image = images.build(steps, name.replace(" ", "-"), f"Dockerfile.{kind}", *options)
     if image is not None:
         row |= try_image(images, steps, name, image)
-        images.remove(image, image=True)
     if kind == "cpu" and arguments.dev_container:
         try_dev_container(images, steps, base)
     row["passed"] = not steps.failed()
@@ -260,6 +266,7 @@ def main() -> None:
     parser.add_argument("--mirror", default="", help="where debootstrap takes its packages from")
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "containers")
     parser.add_argument("--storage-driver", default="vfs", help="overlay is quicker where it works")
+    parser.add_argument("--no-build", action="store_true", help="try what was built before")
     parser.add_argument("--dev-container", action="store_true", help="try .devcontainer too")
     parser.add_argument(
         "--build-arg", action="append", default=[], metavar="NAME=VALUE", help="for the Dockerfile"

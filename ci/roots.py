@@ -51,6 +51,7 @@ def make_root(suite: str, folder: Path, log: Path, mirror: str = "") -> None:
         )
     if made.returncode != 0:
         raise RootError(f"debootstrap made no {suite}: see {log}")
+    subprocess.run(["chroot", str(folder), "apt-get", "clean"], check=True)
     done.touch()
 
 
