@@ -182,7 +182,8 @@ ViewList NumpyViews::operator()(const std::vector<py::array>& arrays) {
 const std::string& NumpyViews::NameOf(const py::dtype& dtype) {
   if (!dtype.is(dtype_)) {
     dtype_ = dtype;
-    name_ = py::str(dtype);
+    // As a handle: to the str() of pybind11 2.13 a dtype could be two things.
+    name_ = py::str(static_cast<const py::handle&>(dtype));
   }
   return name_;
 }
