@@ -138,7 +138,7 @@ def build_all(
     text = printed or Path(str(step["detail"]).removeprefix("see ")).read_text()
     found = {
         "build_s": step["seconds"],
-        "warnings": len(re.findall(r"(?:warning|error): .*\[-W", text)),
+        "warnings": len(re.findall(r"warning: |error: .*\[-W", text)),
     }
     (folder / "built.json").write_text(json.dumps(found))
     return bool(found["warnings"]) or printed is not None
