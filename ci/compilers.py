@@ -133,7 +133,7 @@ def build_all(
     if steps.run(f"{compiler}: configure", configure) is None:
         return False
     command = ["cmake", "--build", folder, "--parallel", str(jobs), "--", "-k", "0"]
-    printed = steps.run(f"{compiler}: build", command)
+    printed = steps.run(f"{compiler}: build", command, CCACHE_DISABLE="1")
     step = steps.rows[-1]
     text = printed or Path(str(step["detail"]).removeprefix("see ")).read_text()
     found = {

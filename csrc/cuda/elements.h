@@ -54,7 +54,11 @@ TF_ADADELTA_INLINE auto ForEachElement(const LaunchTensor<kStreams>& tensor, con
   const int vectors = addresses % kVectorBytes == 0 ? size / kSize : 0;
 
   // All loads first: so many bytes must be on their way at once for the memory to be busy.
+#if defined(__CUDA_ARCH__)
   Vector<Storage> loaded[kVectors][kStreams];
+#else  // g++ 12 takes what is not loaded for used.
+  Vector<Storage> loaded[kVectors][kStreams] = {};
+#endif
   TF_ADADELTA_UNROLL
   for (int i = 0; i < kVectors; ++i) {
     const int vector = i * kThreads + thread;
