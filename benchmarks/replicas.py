@@ -266,6 +266,11 @@ def _write(arguments: argparse.Namespace, results: Sequence[Result], environment
     _plot(results, arguments.output / "replicas.png")
 
 
+def _read(folder: Path) -> dict[int, Result]:
+    results = json.loads((folder / "replicas.json").read_text())["results"]
+    return {result["replicas"]: Result(**result) for result in results}
+
+
 def main() -> None:
     """Measures, prints and writes."""
     parser = argparse.ArgumentParser(
@@ -273,6 +278,13 @@ def main() -> None:
         description="Times the update under MirroredStrategy, by the number of replicas.",
     )
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results"), metavar="DIR")
+    parser.add_argument(
+        "--replicas",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="only these numbers; the results of others in DIR are kept",
+    )
     parser.add_argument("--quick", action="store_true", help="small: to see that it works")
     parser.add_argument("--measure", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -281,7 +293,7 @@ def main() -> None:
         print(json.dumps(dataclasses.asdict(_measure(arguments.measure, arguments.quick))))
         return
     load, threads = os.getloadavg()[0], len(os.sched_getaffinity(0))
-    counts = _QUICK_REPLICAS if arguments.quick else _REPLICAS
+    counts = arguments.replicas or (_QUICK_REPLICAS if arguments.quick else _REPLICAS)
     rounds = 2 if arguments.quick else _ROUNDS
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("", total=4 * rounds * len(counts))
@@ -289,9 +301,10 @@ def main() -> None:
         def advance(what: str) -> None:
             progress.update(task, advance=1, description=what)
 
-        results: list[Result] = []
+        by_count = _read(arguments.output) if arguments.replicas else {}
         for count in counts:
-            results.append(_measure_in_process(count, arguments.quick, advance))
+            by_count[count] = _measure_in_process(count, arguments.quick, advance)
+            results = [by_count[known] for known in sorted(by_count)]
             # What takes so long is not to be lost at its end.
             _write(arguments, results, describe_environment(threads, load))
     print(_report(results, describe_environment(threads, load), arguments.quick))

@@ -396,6 +396,9 @@ def test_replicas(tmp_path):
     assert [one["replicas"] for one in results] == [1, 2]
     assert "--quick" in (tmp_path / "replicas.md").read_text()
     assert (tmp_path / "replicas.png").stat().st_size < 100_000
+    run_module("benchmarks.replicas", "--quick", "--replicas", "1", "--output", str(tmp_path))
+    again = json.loads((tmp_path / "replicas.json").read_text())["results"]
+    assert again[0] != results[0] and again[1] == results[1]
 
 
 @pytest.mark.distribute
