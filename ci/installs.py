@@ -17,10 +17,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from build_sdist import build_sdist
-from environments import ROOT, CommandError, Environment, copy_sources
+from environments import BUILD_TOOLS, ROOT, CommandError, Environment, copy_sources
 
 RESULTS = ROOT / "ci/results/installs.json"
-BUILD_TOOLS = ("setuptools", "cmake", "ninja", "pybind11")
 
 STEP = """
 import keras

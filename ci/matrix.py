@@ -18,7 +18,7 @@ import time
 import xml.etree.ElementTree
 from pathlib import Path
 
-from environments import PYTHONS, ROOT, CommandError, Environment, copy_sources
+from environments import BUILD_TOOLS, PYTHONS, ROOT, CommandError, Environment, copy_sources
 
 RESULTS = ROOT / "ci/results/matrix.json"
 PAGE = ROOT / "docs/compatibility.md"
@@ -99,8 +99,7 @@ def run_cell(cell: Cell, arguments: argparse.Namespace) -> dict[str, object]:
 
 def install(environment: Environment, sources: Path, arguments: argparse.Namespace) -> dict:
     """Installs the package and returns its own report of the build."""
-    tools = ("setuptools", "cmake", "ninja", "pybind11")
-    environment.install(*tools)
+    environment.install(*BUILD_TOOLS)
     # Nothing that is there gives way to another version.
     pins = environment.run(["uv", "pip", "freeze", "--python", environment.python])
     constraints = environment.folder / "constraints.txt"
