@@ -245,7 +245,8 @@ def _report(results: Sequence[Result], environment: dict, quick: bool) -> str:
             "replicas are logical CPU devices of one process and share its cores. *Update alone* "
             "is `optimizer.apply` of both without the all-reduce, *whole step* with it; it is "
             "TensorFlow's own in both. *Copy* moves the bytes of the fused update, 28 an element "
-            "and replica, and does nothing else. Keras over fused is the median of the ratios of all rounds, with its 95% interval."
+            "and replica, and does nothing else. Keras over fused is the median of the ratios of "
+            "all rounds, with its 95% interval."
             + (" Measured with --quick: the figures mean nothing." if quick else ""),
             markdown_table((*header, "Keras / fused"), body, "<<>>>>>>"),
             *(["\n".join(verdicts)] if verdicts else []),

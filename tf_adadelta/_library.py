@@ -4,6 +4,7 @@ import functools
 import importlib
 import importlib.machinery
 import platform
+import re
 from pathlib import Path
 from types import ModuleType
 
@@ -99,8 +100,7 @@ def _loaded_elsewhere() -> Path | None:
     maps = Path("/proc/self/maps")
     if not maps.exists():
         return None
-    for line in maps.read_text().splitlines():
-        path = Path(line.partition("/")[1] + line.partition("/")[2])
-        if path.match("tf_adadelta/_ops_*.so") and not path.parent.samefile(_FOLDER):
-            return path
+    for name in re.findall(r"/(?:.*/)?tf_adadelta/_ops_[^/]*\.so$", maps.read_text(), re.MULTILINE):
+        if not Path(name).parent.samefile(_FOLDER):
+            return Path(name)
     return None

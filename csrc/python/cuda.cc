@@ -96,12 +96,14 @@ bool IsPlain(const std::vector<TensorUpdate>& updates, const cuda::DeviceOptions
                                   o.clipvalue.value, o.weight_decay.value, o.ema_momentum.value});
 }
 
-void Apply(const Capsules& variables, const Capsules& accums, const Capsules& accum_updates,
-           const Capsules& grads, const std::optional<Capsules>& averages,
-           const std::optional<Capsules>& grad_accums, const py::object& clip_factors,
-           const py::object& learning_rate, const py::object& rho, const py::object& epsilon,
-           const py::object& grad_scale, const py::object& update, const py::object& clipvalue,
-           const py::object& weight_decay, const py::object& ema_momentum, uintptr_t stream) {
+void RunDenseOnGpu(const Capsules& variables, const Capsules& accums, const Capsules& accum_updates,
+                   const Capsules& grads, const std::optional<Capsules>& averages,
+                   const std::optional<Capsules>& grad_accums, const py::object& clip_factors,
+                   const py::object& learning_rate, const py::object& rho,
+                   const py::object& epsilon, const py::object& grad_scale,
+                   const py::object& update, const py::object& clipvalue,
+                   const py::object& weight_decay, const py::object& ema_momentum,
+                   uintptr_t stream) {
   DeviceArrays taken;
   std::optional<ArrayView> factors;
   if (!clip_factors.is_none()) factors = taken.Take(clip_factors, "clip_factors");
@@ -129,9 +131,9 @@ void Apply(const Capsules& variables, const Capsules& accums, const Capsules& ac
   if (!error.empty()) throw std::runtime_error(error);
 }
 
-void SquaredNorms(const Capsules& grads, const std::optional<Capsules>& grad_accums,
-                  const py::object& out, const py::object& grad_scale, const py::object& update,
-                  uintptr_t stream) {
+void RunNormsOnGpu(const Capsules& grads, const std::optional<Capsules>& grad_accums,
+                   const py::object& out, const py::object& grad_scale, const py::object& update,
+                   uintptr_t stream) {
   DeviceArrays taken;
   const ArrayView squared_norms = taken.Take(out, "out");
   const NormArrays arrays(taken.Take(grads, "grads"), taken.Take(grad_accums, "grad_accums"),
@@ -152,10 +154,10 @@ void SquaredNorms(const Capsules& grads, const std::optional<Capsules>& grad_acc
   if (!error.empty()) throw std::runtime_error(error);
 }
 
-void SparseApply(const Capsules& variables, const Capsules& accums, const Capsules& accum_updates,
-                 const Capsules& grads, const Capsules& indices,
-                 const std::optional<Capsules>& clocks, const py::object& learning_rate,
-                 const py::object& rho, const py::object& epsilon, uintptr_t stream) {
+void RunSparseOnGpu(const Capsules& variables, const Capsules& accums,
+                    const Capsules& accum_updates, const Capsules& grads, const Capsules& indices,
+                    const std::optional<Capsules>& clocks, const py::object& learning_rate,
+                    const py::object& rho, const py::object& epsilon, uintptr_t stream) {
   DeviceArrays taken;
   const SparseArrays arrays(taken.Take(variables, "variables"), taken.Take(accums, "accums"),
                             taken.Take(accum_updates, "accum_updates"), taken.Take(grads, "grads"),
@@ -187,9 +189,9 @@ void SparseApply(const Capsules& variables, const Capsules& accums, const Capsul
 }  // namespace
 
 void DefineCudaFunctions(py::module_& module) {
-  module.def("fused_adadelta_apply_on_device", &Apply);
-  module.def("fused_adadelta_sparse_apply_on_device", &SparseApply);
-  module.def("squared_norms_on_device", &SquaredNorms);
+  module.def("fused_adadelta_apply_on_device", &RunDenseOnGpu);
+  module.def("fused_adadelta_sparse_apply_on_device", &RunSparseOnGpu);
+  module.def("squared_norms_on_device", &RunNormsOnGpu);
   module.def("cuda_driver_version", &cuda::DriverVersion);
 }
 

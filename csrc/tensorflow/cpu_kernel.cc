@@ -1,5 +1,4 @@
 // The ops on the CPU: TensorFlow's variables and threads, handed to the kernel.
-#define EIGEN_USE_THREADS  // For PrepareToUpdateVariable, which copies on the thread pool.
 #include <optional>
 #include <vector>
 
