@@ -26,7 +26,7 @@ DISTRIBUTIONS = ("tensorflow", "tensorflow-cpu")
 KERAS = {"oldest": "lowest-direct", "newest": "highest"}
 
 # What touches the build, the ops, XLA and the optimizer.
-QUICK = ("build", "kernels", "ops", "op_options", "xla", "optimizer", "saving")
+QUICK = ("build", "kernels", "ops", "op_options", "xla", "optimizer")
 QUICK_TESTS = [f"tests/test_{name}.py" for name in QUICK]
 
 
@@ -170,7 +170,7 @@ def write_page(results: dict[str, dict]) -> None:
         "",
         "Written by `python ci/matrix.py`: each row is a fresh environment, in which the",
         "package was installed and its tests ran. *quick* are the tests of the build, the",
-        "kernels, the ops, XLA, the optimizer and saving, *all* what plain `pytest` runs;",
+        "kernels, the ops, XLA and the optimizer, *all* what plain `pytest` runs;",
         "*source* is `pip install .`, *wheel* one of `ci/build_wheel.py`, without network.",
         "",
         "| TensorFlow | Python | distribution | Keras | tests | from | passed | date |",
