@@ -235,6 +235,17 @@ def _prepare_kernel(work: Work, kernel: Callable[..., None]) -> Prepared:
     return Prepared(step, lambda: variables)
 
 
+def prepare_copy(elements: int, calls: int = 1) -> Prepared:
+    """Prepares the streams of `calls` dense updates in float32 with no arithmetic: their limit."""
+    arrays = [np.zeros(elements, np.float32) for _ in range(4)]
+
+    def step() -> None:
+        for _ in range(calls):
+            tf_adadelta.kernels.copy_streams(*arrays)
+
+    return Prepared(step, lambda: arrays)
+
+
 def _limit() -> Contestant:
     kernel = tf_adadelta.kernels.copy_streams
     return Contestant(LIMIT, None, functools.partial(_prepare_kernel, kernel=kernel))

@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 import tf_adadelta
-from benchmarks.contestants import EPSILON, LEARNING_RATE, RHO, Prepared
+from benchmarks.contestants import EPSILON, LEARNING_RATE, RHO, Prepared, prepare_copy
 from benchmarks.environment import describe_environment
 from benchmarks.make_models import MODELS
 from benchmarks.plot import ACCENT, BACKGROUND, MUTED, TEXT
@@ -131,19 +131,8 @@ def _contestants(replicas: int, quick: bool) -> dict[tuple[str, str], Prepared]:
         for name, optimizer in optimizers.items()
     }
     _verify(prepared, reset)
-    return prepared | {(_UPDATE, _COPY): _prepare_copy(replicas, quick)}
-
-
-def _prepare_copy(replicas: int, quick: bool) -> Prepared:
-    """Prepares a copy of what a fused update of all replicas reads and writes: its limit."""
     elements = sum(math.prod(shape) for shape in _shapes(quick))
-    arrays = [np.zeros(elements, np.float32) for _ in range(4)]
-
-    def step() -> None:
-        for _ in range(replicas):
-            tf_adadelta.kernels.copy_streams(*arrays)
-
-    return Prepared(step, lambda: arrays)
+    return prepared | {(_UPDATE, _COPY): prepare_copy(elements, replicas)}
 
 
 def _verify(
@@ -206,7 +195,7 @@ def _report(results: Sequence[Result], environment: dict, quick: bool) -> str:
     for result in results:
         for what in (_UPDATE, _STEP):
             fused, stock = (result.median(what, name) for name in (_FUSED, _KERAS))
-            copy = result.median(what, _COPY) if what == _UPDATE else None
+            copy = f"{result.median(what, _COPY):.1f}" if what == _UPDATE else ""
             ratio = result.ratio(what)
             body.append(
                 (
@@ -214,16 +203,13 @@ def _report(results: Sequence[Result], environment: dict, quick: bool) -> str:
                     what,
                     f"{fused:.1f}",
                     f"{stock:.1f}",
-                    "" if copy is None else f"{copy:.1f}",
+                    copy,
                     f"{fused / result.replicas:.1f}",
                     f"{stock / result.replicas:.1f}",
                     f"{ratio.median:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]",
                 )
             )
-    header = (
-        *("replicas", "", "fused ms", "Keras ms", "copy ms"),
-        *("fused ms a replica", "Keras ms a replica"),
-    )
+    times = ("fused ms", "Keras ms", "copy ms", "fused ms a replica", "Keras ms a replica")
     verdicts = []
     for result in results:
         if result.replicas == _TARGET_REPLICAS and not quick:
@@ -248,7 +234,7 @@ def _report(results: Sequence[Result], environment: dict, quick: bool) -> str:
             "and replica, and does nothing else. Keras over fused is the median of the ratios of "
             "all rounds, with its 95% interval."
             + (" Measured with --quick: the figures mean nothing." if quick else ""),
-            markdown_table((*header, "Keras / fused"), body, "<<>>>>>>"),
+            markdown_table(("replicas", "", *times, "Keras / fused"), body, "<<>>>>>>"),
             *(["\n".join(verdicts)] if verdicts else []),
             markdown_table(("", ""), [(k, str(v)) for k, v in environment.items()], "<<"),
         ]

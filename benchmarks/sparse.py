@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 import tf_adadelta
-from benchmarks.contestants import EPSILON, LEARNING_RATE, RHO, Prepared
+from benchmarks.contestants import EPSILON, LEARNING_RATE, RHO, Prepared, prepare_copy
 from benchmarks.environment import describe_environment
 from benchmarks.names import EAGER, FUNCTION, JIT
 from benchmarks.plot import ACCENT, BACKGROUND, MUTED, TEXT
@@ -186,10 +186,10 @@ def _run(case: Case, advance: Callable[[str], None]) -> list[Row]:
 
 def _streaming_limit() -> float:
     """Returns the GB/s of the seven streams of a dense update with no arithmetic."""
-    arrays = [np.zeros(2**24, np.float32) for _ in range(4)]
-    prepared = Prepared(lambda: tf_adadelta.kernels.copy_streams(*arrays), lambda: arrays)
-    seconds = np.median(measure({"limit": prepared}, 9, lambda name: None, burst_on_cpu)["limit"])
-    return 28 * arrays[0].size / seconds / 1e9
+    elements = 2**24
+    contestants = {"limit": prepare_copy(elements)}
+    seconds = np.median(measure(contestants, 9, lambda name: None, burst_on_cpu)["limit"])
+    return 28 * elements / seconds / 1e9
 
 
 def _cases(quick: bool) -> list[Case]:

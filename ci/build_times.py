@@ -21,7 +21,6 @@ from environments import ROOT, copy_sources
 RESULTS = ROOT / "ci/results/build_times.json"
 TOUCHED = ("csrc/cpu/dense_loop.cc", "csrc/cpu/sparse_loop.cc")
 IMPORTS = 7
-_NO_BYTECODE = "PYTHONDONTWRITEBYTECODE"  # An installed package has its bytecode.
 
 # Prints how many seconds each import takes.
 IMPORT = """
@@ -52,12 +51,12 @@ def build(sources: Path, ccache: Path | None) -> float:
 def import_seconds(sources: Path) -> tuple[float, float]:
     """Returns the medians of what TensorFlow takes to import, and what the package adds."""
     samples = []
-    variables = {name: value for name, value in os.environ.items() if name != _NO_BYTECODE}
     for _ in range(IMPORTS):
         printed = subprocess.run(
             [sys.executable, "-c", IMPORT],
             cwd=sources,
-            env=variables,
+            # An installed package has its bytecode.
+            env={**os.environ, "PYTHONDONTWRITEBYTECODE": ""},
             capture_output=True,
             text=True,
             check=True,

@@ -16,7 +16,6 @@ PYTHONS = {
     "2.21": ("3.10", "3.11", "3.12", "3.13"),
 }
 
-
 # What the build requires, for builds without isolation.
 BUILD_TOOLS = ("setuptools", "cmake", "ninja", "pybind11")
 

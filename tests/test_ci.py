@@ -50,17 +50,17 @@ def test_versions_are_those_that_are_built_for():
 
 def test_cibuildwheel_makes_the_same_wheel_as_the_script():
     """pyproject.toml cannot ask ci/build_wheel.py what a wheel is for."""
-    lines = (ROOT / "pyproject.toml").read_text().split("[tool.cibuildwheel]")[1]
-    assert f"--plat {build_wheel.PLATFORM} --only-plat" in lines
-    assert lines.count("--exclude ") == len(build_wheel.OF_TENSORFLOW)
-    assert all(f"--exclude {name} " in lines for name in build_wheel.OF_TENSORFLOW)
+    table = (ROOT / "pyproject.toml").read_text().split("[tool.cibuildwheel]")[1]
+    assert f"--plat {build_wheel.PLATFORM} --only-plat" in table
+    assert table.count("--exclude ") == len(build_wheel.OF_TENSORFLOW)
+    assert all(f"--exclude {name} " in table for name in build_wheel.OF_TENSORFLOW)
     pythons = sorted({python for each in environments.PYTHONS.values() for python in each})
     names = [f"cp{python.replace('.', '')}-*" for python in pythons]
-    assert f'build = "{" ".join(names)}"' in lines
+    assert f'build = "{" ".join(names)}"' in table
     for python, name in zip(pythons, names):
         minors = [minor for minor, each in environments.PYTHONS.items() if python in each]
         folders = ":".join(f"/tmp/wheel/tensorflow-{minor}" for minor in minors)
-        of_this = lines.partition(f'select = "{name}"')[2] or lines
+        of_this = table.partition(f'select = "{name}"')[2] or table
         assert of_this.partition("TF_ADADELTA_TENSORFLOWS = ")[2].startswith(f'"{folders}"')
 
 
