@@ -29,18 +29,19 @@ INSTRUCTIONS = {
     "x86_64": {
         "root": r"\bv?sqrtp[sd]\b",
         "division": r"\bv?divp[sd]\b",
-        "widening": r"\b(v?cvtdq2ps|vcvtph2ps)\b",
-        "narrowing": r"\b(v?addps|vcvtps2ph)\b",
+        "widening": r"\b(psrad|vcvtph2ps)\b",
+        "narrowing": r"\b(psrad|vcvtps2ph)\b",
     },
 }
 LOOPS = {
-    **{
-        f"Probe{dtype}{options}": ("root", "division")
-        for dtype in ("Float32", "Float64", "BFloat16")
-        for options in ("", "Options")
-    },
-    "ProbeWidenFloat16": ("widening",),
-    "ProbeNarrowFloat16": ("narrowing",),
+    f"Probe{dtype}{options}": ("root", "division", *conversions)
+    for dtype, conversions in {
+        "Float32": (),
+        "Float64": (),
+        "BFloat16": (),
+        "Float16": ("widening", "narrowing"),
+    }.items()
+    for options in ("", "Options")
 }
 
 

@@ -106,11 +106,10 @@ TF_ADADELTA_INLINE OptionScalars<T> MakeOptionScalars(double grad_scale, double 
                                                       double clipvalue, double weight_decay,
                                                       double learning_rate, double ema_momentum) {
   constexpr double kNone = kNoClipvalue;
-  constexpr T kUnlimited = kInfinity<T>;
-  const T limit = clipvalue < kNone ? static_cast<T>(clipvalue) : kUnlimited;
+  constexpr double kUnlimited = kInfinity<double>;
   return {static_cast<T>(grad_scale),
           static_cast<T>(clip_factor),
-          limit,
+          static_cast<T>(clipvalue < kNone ? clipvalue : kUnlimited),
           static_cast<T>(weight_decay * learning_rate),
           static_cast<T>(ema_momentum),
           static_cast<T>(1.0 - ema_momentum)};

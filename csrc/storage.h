@@ -17,6 +17,9 @@
 
 namespace tf_adadelta {
 
+// The storage type of a variable, its two accumulators and its gradient.
+enum class DType { kHalf, kBFloat16, kFloat, kDouble };
+
 struct Half {
   uint16_t bits;
 };
@@ -24,6 +27,35 @@ struct Half {
 struct BFloat16 {
   uint16_t bits;
 };
+
+// Calls `use(storage)` with a value of the storage type that `dtype` names.
+template <typename Use>
+auto WithStorage(DType dtype, const Use& use) {
+  switch (dtype) {
+    case DType::kHalf:
+      return use(Half{});
+    case DType::kBFloat16:
+      return use(BFloat16{});
+    case DType::kFloat:
+      return use(float{});
+    case DType::kDouble:
+      break;
+  }
+  return use(double{});
+}
+
+template <typename Storage>
+struct ComputeTypeOf {
+  using Type = float;
+};
+template <>
+struct ComputeTypeOf<double> {
+  using Type = double;
+};
+
+// The type in which the step is computed.
+template <typename Storage>
+using ComputeOf = typename ComputeTypeOf<Storage>::Type;
 
 // A union, because std::memcpy is a library function that could be emitted once per instruction set
 // and then merged across them by the linker.
@@ -67,41 +99,79 @@ TF_ADADELTA_INLINE void Store(float value, Half* out) {
 
 #else
 
+// The value of an element in the upper half of a word, whose lower half is zero.
+template <typename Element>
+TF_ADADELTA_INLINE float LoadHigh(uint32_t word);
+
+// Rounds a value to an element in the upper half of a word, whose lower half means nothing.
+template <typename Element>
+TF_ADADELTA_INLINE uint32_t StoreHigh(float value);
+
+template <>
+TF_ADADELTA_INLINE float LoadHigh<BFloat16>(uint32_t word) {
+  return FromBits(word);
+}
+
+template <>
+TF_ADADELTA_INLINE uint32_t StoreHigh<BFloat16>(float value) {
+  const uint32_t bits = ToBits(value);
+  const uint32_t nearest = 0x7fffu + ((bits >> 16) & 1u);
+  // What is not a number is cut short instead, since a carry could make a number of it; arithmetic
+  // has left it a bit that remains.
+  return bits + (value == value ? nearest : 0u);
+}
+
+// All ones where `value` is negative, as one instruction wherever there are vectors; a compiler
+// makes more of a choice between two values.
+TF_ADADELTA_INLINE uint32_t IfNegative(uint32_t value) {
+  return static_cast<uint32_t>(static_cast<int32_t>(value) >> 31);
+}
+
+template <>
+TF_ADADELTA_INLINE float LoadHigh<Half>(uint32_t word) {
+  const uint32_t sign = word & 0x80000000u;
+  const uint32_t magnitude = (word >> 3) & 0x0fffe000u;
+  const uint32_t infinite_or_nan = IfNegative(0x0f7fffffu - magnitude) & 0x7f800000u;
+  // Right for a normal half. A subnormal one is read at half its value and with a leading one of
+  // 2^-15 that it does not have.
+  const float normal = FromBits(magnitude + (112u << 23));
+  const uint32_t excess = ToBits(normal - 0x1p-14f);
+  const float value = normal + FromBits(excess & IfNegative(excess));
+  return FromBits(ToBits(value) | infinite_or_nan | sign);
+}
+
+template <>
+TF_ADADELTA_INLINE uint32_t StoreHigh<Half>(float value) {
+  constexpr uint32_t kInfinity = 0x47800000u;  // 2^16: the half after the largest.
+  constexpr uint32_t kNormal = 0x38800000u;    // 2^-14: below the spacing stays.
+  const uint32_t sign = ToBits(value) & 0x80000000u;
+  const uint32_t magnitude = ToBits(value) ^ sign;
+  const uint32_t nan = IfNegative(0x7f800000u - magnitude) & 0x02000000u;
+  const uint32_t below_infinity = magnitude - kInfinity;
+  const uint32_t bounded = kInfinity + (below_infinity & IfNegative(below_infinity));
+  const uint32_t above_normal = bounded - kNormal;
+  const uint32_t exponent = (kNormal + (above_normal & ~IfNegative(above_normal))) & 0x7f800000u;
+  // Next to this the spacing of floats is that of halves: the addition rounds.
+  const uint32_t unit = exponent + (13u << 23);
+  const uint32_t halves = ToBits(FromBits(bounded) + FromBits(unit)) - unit;
+  const uint32_t result = halves + ((exponent - kNormal) >> 13);
+  return (result << 16) | nan | sign;
+}
+
 TF_ADADELTA_INLINE float Load(BFloat16 value) {
-  return FromBits(static_cast<uint32_t>(value.bits) << 16);
+  return LoadHigh<BFloat16>(static_cast<uint32_t>(value.bits) << 16);
 }
 
 TF_ADADELTA_INLINE void Store(float value, BFloat16* out) {
-  const uint32_t bits = ToBits(value);
-  const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-  const uint32_t nan = (bits >> 16) | 0x40u;
-  out->bits = static_cast<uint16_t>((bits & 0x7fffffffu) > 0x7f800000u ? nan : rounded);
+  out->bits = static_cast<uint16_t>(StoreHigh<BFloat16>(value) >> 16);
 }
 
 TF_ADADELTA_INLINE float Load(Half value) {
-  const uint32_t magnitude = value.bits & 0x7fffu;
-  const uint32_t sign = static_cast<uint32_t>(value.bits & 0x8000u) << 16;
-  // A subnormal half is a whole number of 2^-24.
-  const uint32_t subnormal = ToBits(static_cast<float>(static_cast<int32_t>(magnitude)) * 0x1p-24f);
-  const uint32_t normal = (magnitude << 13) + (112u << 23);
-  const uint32_t infinite_or_nan = (magnitude << 13) | 0x7f800000u;
-  const uint32_t bits =
-      magnitude < 0x0400u ? subnormal : (magnitude < 0x7c00u ? normal : infinite_or_nan);
-  return FromBits(bits | sign);
+  return LoadHigh<Half>(static_cast<uint32_t>(value.bits) << 16);
 }
 
 TF_ADADELTA_INLINE void Store(float value, Half* out) {
-  const uint32_t bits = ToBits(value);
-  const uint32_t magnitude = bits & 0x7fffffffu;
-  const uint32_t sign = (bits >> 16) & 0x8000u;
-  // Next to 0.5 the spacing of floats is the spacing of subnormal halves: the addition rounds.
-  const uint32_t subnormal = ToBits(FromBits(magnitude) + 0.5f) - 0x3f000000u;
-  const uint32_t normal = (magnitude - (112u << 23) + 0x0fffu + ((magnitude >> 13) & 1u)) >> 13;
-  const uint32_t infinite_or_nan = magnitude > 0x7f800000u ? 0x7e00u : 0x7c00u;
-  const uint32_t result = magnitude < 0x38800000u   ? subnormal
-                          : magnitude < 0x477ff000u ? normal
-                                                    : infinite_or_nan;
-  out->bits = static_cast<uint16_t>(result | sign);
+  out->bits = static_cast<uint16_t>(StoreHigh<Half>(value) >> 16);
 }
 
 #endif

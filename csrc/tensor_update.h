@@ -7,10 +7,9 @@
 #include <limits>
 #include <vector>
 
-namespace tf_adadelta {
+#include "storage.h"
 
-// The storage type of a variable, its two accumulators and its gradient.
-enum class DType { kHalf, kBFloat16, kFloat, kDouble };
+namespace tf_adadelta {
 
 // One variable of a call: buffers of `count` elements each. Those that are written overlap nothing
 // else in the call. All variables of a call have an average, or none has; likewise for grad_accum.

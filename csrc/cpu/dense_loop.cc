@@ -4,14 +4,17 @@
 // AVX-512 could otherwise be the copy that the linker keeps for the whole library.
 #include "cpu/dense_loop.h"
 
+#include <type_traits>
+
 #include "adadelta.h"
-#include "cpu/half_pieces.h"
+#include "cpu/packs.h"
 #include "storage.h"
 
 namespace tf_adadelta {
 namespace {
 
-constexpr int64_t kChunk = 256;
+// Of the values that are handed on.
+constexpr int64_t kChunkBytes = 1024;
 
 // Runs the stages of a step over the elements [begin, end), the last stage named first. Each is
 // called with the index of an element and a value of it that is handed on from stage to stage.
@@ -23,19 +26,24 @@ constexpr int64_t kChunk = 256;
 template <typename Value, typename... Stages>
 TF_ADADELTA_INLINE void RunStages(int64_t begin, int64_t end, const Stages&... stages) {
   constexpr int kNumStages = sizeof...(Stages);
-  alignas(64) Value values[kNumStages][kChunk];
+  constexpr int64_t kChunk = kChunkBytes / sizeof(Value);
+  Values<Value, kChunk> values[kNumStages];
   const auto run = [&](int64_t chunk, const auto& stage) __attribute__((always_inline)) {
     const int64_t first = begin + chunk * kChunk;
     if (chunk < 0 || first >= end) return;
     const int64_t size = end - first < kChunk ? end - first : kChunk;
-    Value* const value = values[chunk % kNumStages];
+    Values<Value, kChunk>& handed_on = values[chunk % kNumStages];
     // What restrict says is lost in the calls of a stage.
 #ifdef __clang__
 #pragma clang loop vectorize(assume_safety)
 #else
 #pragma GCC ivdep
 #endif
-    for (int64_t i = 0; i < size; ++i) stage(first + i, value[i]);
+    for (int64_t i = 0; i < size; ++i) {
+      Value value = handed_on.Get(i);
+      stage(first + i, value);
+      handed_on.Set(i, value);
+    }
   };
   constexpr int64_t kBehind = kNumStages - 1;
   for (int64_t chunk = -kBehind; begin + chunk * kChunk < end; ++chunk) {
@@ -48,7 +56,8 @@ TF_ADADELTA_INLINE void RunStages(int64_t begin, int64_t end, const Stages&... s
 template <typename Storage, typename Compute, bool kOptions, bool kAverage, bool kGradAccum>
 TF_ADADELTA_INLINE void Adadelta(const TensorUpdate& update, int64_t begin, int64_t end,
                                  const Scalars<Compute>& scalars,
-                                 const OptionScalars<Compute>& options) {
+                                 const OptionScalars<Compute>& options,
+                                 [[maybe_unused]] bool decays) {
   Storage* __restrict__ const var = static_cast<Storage*>(update.var);
   Storage* __restrict__ const accum = static_cast<Storage*>(update.accum);
   Storage* __restrict__ const accum_update = static_cast<Storage*>(update.accum_update);
@@ -56,7 +65,6 @@ TF_ADADELTA_INLINE void Adadelta(const TensorUpdate& update, int64_t begin, int6
   [[maybe_unused]] Storage* __restrict__ const average = static_cast<Storage*>(update.average);
   [[maybe_unused]] Storage* __restrict__ const grad_accum =
       static_cast<Storage*>(update.grad_accum);
-  [[maybe_unused]] const bool decays = options.variable_loss != 0;
 
   const auto accumulate_gradient = [&](int64_t i, Compute& value) __attribute__((always_inline)) {
     Compute g = Load(grad[i]);
@@ -117,59 +125,65 @@ TF_ADADELTA_INLINE void Dispatch(const TensorUpdate& update, int64_t begin, int6
                                  double clip_factor) {
   const Scalars<Compute> scalars = MakeScalars<Compute>(h.learning_rate, h.rho, h.epsilon);
   if (options == nullptr) {
-    return Adadelta<Storage, Compute, false, false, false>(update, begin, end, scalars, {});
+    return Adadelta<Storage, Compute, false, false, false>(update, begin, end, scalars, {}, false);
   }
   const OptionScalars<Compute> o =
       MakeOptionScalars<Compute>(options->grad_scale, clip_factor, options->clipvalue,
                                  options->weight_decay, h.learning_rate, options->ema_momentum);
+  // Infinity times a loss of zero is not a number.
+  using Scalar = std::conditional_t<std::is_same_v<Compute, double>, double, float>;
+  const bool decays = static_cast<Scalar>(options->weight_decay * h.learning_rate) != 0;
   const bool average = update.average != nullptr;
+  const auto adadelta = [&](auto has_average, auto has_grad_accum) __attribute__((always_inline)) {
+    Adadelta<Storage, Compute, true, has_average, has_grad_accum>(update, begin, end, scalars, o,
+                                                                  decays);
+  };
+  using std::false_type, std::true_type;
   if (update.grad_accum == nullptr) {
-    return average ? Adadelta<Storage, Compute, true, true, false>(update, begin, end, scalars, o)
-                   : Adadelta<Storage, Compute, true, false, false>(update, begin, end, scalars, o);
+    return average ? adadelta(true_type{}, false_type{}) : adadelta(false_type{}, false_type{});
   }
   if (options->update) {
-    return average ? Adadelta<Storage, Compute, true, true, true>(update, begin, end, scalars, o)
-                   : Adadelta<Storage, Compute, true, false, true>(update, begin, end, scalars, o);
+    return average ? adadelta(true_type{}, true_type{}) : adadelta(false_type{}, true_type{});
   }
   return average ? Accumulate<Storage, Compute, true>(update, begin, end, o)
                  : Accumulate<Storage, Compute, false>(update, begin, end, o);
 }
 
-// The elements of float16 arrays that are made floats at once, to stay in the first cache.
-constexpr int64_t kPiece = 512;
-
-TF_ADADELTA_INLINE void DispatchHalf(const TensorUpdate& update, int64_t begin, int64_t end,
-                                     const Hyperparameters& h, const Options* options,
-                                     double clip_factor) {
-  const bool updates = options == nullptr || options->update || update.grad_accum == nullptr;
-  alignas(64) float values[6][kPiece];
-  for (int64_t first = begin; first < end; first += kPiece) {
-    const int64_t size = end - first < kPiece ? end - first : kPiece;
-    const auto widen = [&](const void* array, float* out) __attribute__((always_inline)) {
-      if (array == nullptr) return static_cast<float*>(nullptr);
-      Widen(static_cast<const Half*>(array) + first, size, out);
-      return out;
-    };
-    const auto narrow = [&](const void* in, void* array) __attribute__((always_inline)) {
-      if (array == nullptr) return;
-      Narrow(static_cast<const float*>(in), size, static_cast<Half*>(array) + first);
-    };
-    TensorUpdate wide;
-    wide.grad = widen(update.grad, values[0]);
-    wide.accum = widen(update.accum, values[1]);
-    wide.accum_update = widen(update.accum_update, values[2]);
-    wide.var = widen(update.var, values[3]);
-    wide.average = widen(update.average, values[4]);
-    wide.grad_accum = widen(update.grad_accum, values[5]);
-    Dispatch<float, float>(wide, 0, size, h, options, clip_factor);
-    if (updates) {
-      narrow(wide.accum, update.accum);
-      narrow(wide.accum_update, update.accum_update);
-      narrow(wide.var, update.var);
+// What does not fill a pack is computed in one of its own.
+template <typename Element>
+TF_ADADELTA_INLINE void DispatchPacks(const TensorUpdate& update, int64_t begin, int64_t end,
+                                      const Hyperparameters& h, const Options* options,
+                                      double clip_factor) {
+  using Pack = PackOf<Element>;
+  constexpr int64_t kElements = kPackElements<Element>;
+  constexpr int kArrays = 6;
+  // The gradient, which is only read, comes last.
+  const void* const arrays[kArrays] = {update.var,     update.accum,      update.accum_update,
+                                       update.average, update.grad_accum, update.grad};
+  const int64_t rest = (end - begin) % kElements;
+  Element last[kArrays][kElements] = {};
+  const auto for_each_of_rest = [&](int num_arrays,
+                                    const auto& use) __attribute__((always_inline)) {
+    for (int array = 0; array < num_arrays; ++array) {
+      if (arrays[array] == nullptr) continue;
+      auto* const elements = static_cast<Element*>(const_cast<void*>(arrays[array])) + end - rest;
+      for (int64_t i = 0; i < rest; ++i) use(elements[i], last[array][i]);
     }
-    narrow(wide.average, update.average);
-    narrow(wide.grad_accum, update.grad_accum);
+  };
+  for_each_of_rest(kArrays, [](const Element& from, Element& to) { to = from; });
+  for (const bool is_last : {false, true}) {
+    const auto select = [&](int array) __attribute__((always_inline)) -> void* {
+      if (arrays[array] == nullptr) return nullptr;
+      if (is_last) return last[array];
+      return static_cast<Element*>(const_cast<void*>(arrays[array])) + begin;
+    };
+    TensorUpdate part{select(0), select(1), select(2), select(5), kElements};
+    part.average = select(3);
+    part.grad_accum = select(4);
+    const int64_t packs = is_last ? rest > 0 : (end - begin) / kElements;
+    Dispatch<Pack, ComputeOf<Pack>>(part, 0, packs, h, options, clip_factor);
   }
+  for_each_of_rest(kArrays - 1, [](Element& to, const Element& from) { to = from; });
 }
 
 // The same loads and stores in the same order.
@@ -212,9 +226,9 @@ void TF_ADADELTA_DENSE_LOOP(LoopKind kind, DType dtype, const TensorUpdate& upda
   }
   switch (dtype) {
     case DType::kHalf:
-      return DispatchHalf(update, begin, end, h, options, clip_factor);
+      return DispatchPacks<Half>(update, begin, end, h, options, clip_factor);
     case DType::kBFloat16:
-      return Dispatch<BFloat16, float>(update, begin, end, h, options, clip_factor);
+      return DispatchPacks<BFloat16>(update, begin, end, h, options, clip_factor);
     case DType::kFloat:
       return Dispatch<float, float>(update, begin, end, h, options, clip_factor);
     case DType::kDouble:

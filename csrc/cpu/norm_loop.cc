@@ -3,7 +3,7 @@
 #include "cpu/norm_loop.h"
 
 #include "adadelta.h"
-#include "storage.h"
+#include "cpu/packs.h"
 
 namespace tf_adadelta {
 namespace {
@@ -11,23 +11,51 @@ namespace {
 // Sums that are kept side by side, so that a vector of them is added to at once.
 constexpr int kLanes = 32;
 
-template <typename Storage, bool kGradAccum>
+// The values of kLanes elements.
+template <typename Element>
+struct Lanes {
+  explicit TF_ADADELTA_INLINE Lanes(const Element* elements) : elements(elements) {}
+  TF_ADADELTA_INLINE ComputeOf<Element> operator[](int64_t i) const { return Load(elements[i]); }
+
+  const Element* elements;
+};
+
+// float16 is made floats in packs, the others an element at a time, which is faster.
+template <>
+struct Lanes<Half> {
+  explicit TF_ADADELTA_INLINE Lanes(const Half* halves) {
+    ForEachPack<Half>(kLanes, [&](int64_t i, auto left) __attribute__((always_inline)) {
+      Unpack(LoadPack(halves + i, left), values + i);
+    });
+  }
+  TF_ADADELTA_INLINE float operator[](int64_t i) const { return values[i]; }
+
+  alignas(64) float values[kLanes];
+};
+
+template <typename Element, bool kGradAccum>
 TF_ADADELTA_INLINE double SumSquares(const NormInput& input, int64_t begin, int64_t end,
                                      double grad_scale) {
-  const Storage* __restrict__ const grad = static_cast<const Storage*>(input.grad);
-  const Storage* __restrict__ const accum = static_cast<const Storage*>(input.grad_accum);
-  const auto add_square = [&](int64_t i, double& sum) __attribute__((always_inline)) {
-    double g = grad_scale * Load(grad[i]);
-    if constexpr (kGradAccum) g = MultiplyAdd<double>(grad_scale, Load(grad[i]), Load(accum[i]));
+  const Element* __restrict__ const grad = static_cast<const Element*>(input.grad);
+  [[maybe_unused]] const Element* __restrict__ const accum =
+      static_cast<const Element*>(input.grad_accum);
+  const auto add_square = [&](double g, double a, double& sum) __attribute__((always_inline)) {
+    g = kGradAccum ? MultiplyAdd<double>(grad_scale, g, a) : grad_scale * g;
     sum = MultiplyAdd<double>(g, g, sum);
   };
   double sums[kLanes] = {};
   int64_t i = begin;
   for (; i <= end - kLanes; i += kLanes) {
-    for (int lane = 0; lane < kLanes; ++lane) add_square(i + lane, sums[lane]);
+    const Lanes<Element> g(grad + i);
+    if constexpr (kGradAccum) {
+      const Lanes<Element> a(accum + i);
+      for (int lane = 0; lane < kLanes; ++lane) add_square(g[lane], a[lane], sums[lane]);
+    } else {
+      for (int lane = 0; lane < kLanes; ++lane) add_square(g[lane], 0, sums[lane]);
+    }
   }
   double sum = 0;
-  for (; i < end; ++i) add_square(i, sum);
+  for (; i < end; ++i) add_square(Load(grad[i]), kGradAccum ? Load(accum[i]) : 0, sum);
   for (int lane = 0; lane < kLanes; ++lane) sum += sums[lane];
   return sum;
 }

@@ -3,6 +3,7 @@
 #include "cpu/sparse_loop.h"
 
 #include "adadelta.h"
+#include "cpu/packs.h"
 #include "row_sums.h"
 #include "storage.h"
 
@@ -12,53 +13,68 @@ namespace {
 // The elements of a row whose gradients are summed at once, in the first cache.
 constexpr int64_t kChunk = 256;
 
-// Adds `count` rows of a gradient, of `size` elements each, to `sum` (row_sums.h).
-template <int kLevel, typename Storage, typename Compute>
-TF_ADADELTA_INLINE void AddRows(const Storage* grad, int64_t row_elements, const int64_t* positions,
-                                int64_t count, int64_t size, Compute* __restrict__ sum) {
+// The values of `kChunk` elements.
+template <typename Element>
+using Chunk = Values<ComputeOf<PackOf<Element>>, kChunk / kPackElements<Element>>;
+
+// Adds `count` rows of a gradient, of which `size` elements are summed, to `sum` (row_sums.h).
+template <int kLevel, typename Element>
+TF_ADADELTA_INLINE void AddRows(const Element* grad, int64_t row_elements, const int64_t* positions,
+                                int64_t count, int64_t size, Chunk<Element>& sum) {
   if constexpr (kLevel > 0) {
     for (; count >= kRowsOfSum<kLevel>; positions += kRowsOfSum<kLevel>) {
-      alignas(64) Compute part[kChunk];
-      for (int64_t i = 0; i < size; ++i) part[i] = kNothing;
+      Chunk<Element> part;
+      part.Fill(kNothing);
       AddRows<kLevel - 1>(grad, row_elements, positions, kRowsOfSum<kLevel>, size, part);
-      for (int64_t i = 0; i < size; ++i) sum[i] += part[i];
+      ForEachPack<Element>(size, [&](int64_t i, auto) __attribute__((always_inline)) {
+        const int64_t pack = i / kPackElements<Element>;
+        sum.Set(pack, sum.Get(pack) + part.Get(pack));
+      });
       count -= kRowsOfSum<kLevel>;
     }
     AddRows<kLevel - 1>(grad, row_elements, positions, count, size, sum);
   } else {
     for (int64_t p = 0; p < count; ++p) {
-      const Storage* const next = grad + positions[p] * row_elements;
-      for (int64_t i = 0; i < size; ++i) sum[i] += Load(next[i]);
+      const Element* const next = grad + positions[p] * row_elements;
+      ForEachPack<Element>(size, [&](int64_t i, auto left) __attribute__((always_inline)) {
+        const int64_t pack = i / kPackElements<Element>;
+        sum.Set(pack, sum.Get(pack) + LoadPack(next + i, left));
+      });
     }
   }
 }
 
-template <typename Storage, typename Compute>
-TF_ADADELTA_INLINE void UpdateChunk(const Scalars<Compute>& scalars, Compute half_decay,
-                                    const Storage* grad, int64_t row_elements,
+template <typename Element>
+TF_ADADELTA_INLINE void UpdateChunk(const Scalars<ComputeOf<PackOf<Element>>>& scalars,
+                                    double half_decay, const Element* grad, int64_t row_elements,
                                     const int64_t* positions, int64_t num_positions, int64_t size,
-                                    Storage* __restrict__ var, Storage* __restrict__ accum,
-                                    Storage* __restrict__ accum_update) {
-  alignas(64) Compute sum[kChunk];
-  const Storage* const first = grad + positions[0] * row_elements;
-  for (int64_t i = 0; i < size; ++i) sum[i] = Load(first[i]);
+                                    Element* __restrict__ var, Element* __restrict__ accum,
+                                    Element* __restrict__ accum_update) {
+  using Compute = ComputeOf<PackOf<Element>>;
+  const Compute decay = static_cast<Compute>(half_decay);
+  Chunk<Element> sum;
+  const Element* const first = grad + positions[0] * row_elements;
+  ForEachPack<Element>(size, [&](int64_t i, auto left) __attribute__((always_inline)) {
+    sum.Set(i / kPackElements<Element>, LoadPack(first + i, left));
+  });
   if (num_positions < kSumRows) {
     AddRows<0>(grad, row_elements, positions + 1, num_positions - 1, size, sum);
   } else {
-    for (int64_t i = 0; i < size; ++i) sum[i] = kNothing;
+    sum.Fill(kNothing);
     AddRows<kSumLevels>(grad, row_elements, positions, num_positions, size, sum);
   }
-  for (int64_t i = 0; i < size; ++i) {
-    Compute x = Load(var[i]);
-    Compute a = DecayIdle<Compute>(half_decay, Load(accum[i]));
-    Compute u = DecayIdle<Compute>(half_decay, Load(accum_update[i]));
-    const Compute normalized_grad = AccumulateGradient<Compute>(scalars, sum[i], a);
-    const Compute delta = AccumulateUpdate<Compute>(scalars, normalized_grad, u);
+  ForEachPack<Element>(size, [&](int64_t i, auto left) __attribute__((always_inline)) {
+    Compute x = LoadPack(var + i, left);
+    Compute a = DecayIdle<Compute>(decay, LoadPack(accum + i, left));
+    Compute u = DecayIdle<Compute>(decay, LoadPack(accum_update + i, left));
+    const Compute g = sum.Get(i / kPackElements<Element>);
+    const Compute delta =
+        AccumulateUpdate<Compute>(scalars, AccumulateGradient<Compute>(scalars, g, a), u);
     x = MoveVariable<Compute>(scalars, delta, x);
-    Store(x, &var[i]);
-    Store(a, &accum[i]);
-    Store(u, &accum_update[i]);
-  }
+    StorePack(x, var + i, left);
+    StorePack(a, accum + i, left);
+    StorePack(u, accum_update + i, left);
+  });
 }
 
 // Rows lie anywhere in memory, where no processor sees the next one coming.
@@ -73,15 +89,15 @@ TF_ADADELTA_INLINE void Prefetch(const void* row, int64_t bytes) {
   }
 }
 
-template <typename Storage, typename Compute>
+template <typename Element>
 TF_ADADELTA_INLINE void UpdateRows(const SparseTensorUpdate& update, const RowRange& range,
                                    const Hyperparameters& h) {
-  const Scalars<Compute> scalars = MakeScalars<Compute>(h.learning_rate, h.rho, h.epsilon);
-  Storage* const var = static_cast<Storage*>(update.var);
-  Storage* const accum = static_cast<Storage*>(update.accum);
-  Storage* const accum_update = static_cast<Storage*>(update.accum_update);
-  const Storage* const grad = static_cast<const Storage*>(update.grad);
-  const int64_t row_bytes = update.row_elements * static_cast<int64_t>(sizeof(Storage));
+  const auto scalars = MakeScalars<ComputeOf<PackOf<Element>>>(h.learning_rate, h.rho, h.epsilon);
+  Element* const var = static_cast<Element*>(update.var);
+  Element* const accum = static_cast<Element*>(update.accum);
+  Element* const accum_update = static_cast<Element*>(update.accum_update);
+  const Element* const grad = static_cast<const Element*>(update.grad);
+  const int64_t row_bytes = update.row_elements * static_cast<int64_t>(sizeof(Element));
   for (int64_t i = 0; i < range.num_rows; ++i) {
     if (i + kRowsAhead < range.num_rows) {
       const int64_t next = range.rows[i + kRowsAhead] * update.row_elements;
@@ -91,14 +107,14 @@ TF_ADADELTA_INLINE void UpdateRows(const SparseTensorUpdate& update, const RowRa
       Prefetch(grad + range.positions[range.begins[i + kRowsAhead]] * update.row_elements,
                row_bytes);
     }
+    const int64_t* const positions = range.positions + range.begins[i];
+    const int64_t num_positions = range.begins[i + 1] - range.begins[i];
     const int64_t row = range.rows[i] * update.row_elements;
     const int64_t end = i == range.num_rows - 1 ? range.end_element : update.row_elements;
     for (int64_t chunk = i == 0 ? range.first_element : 0; chunk < end; chunk += kChunk) {
-      UpdateChunk<Storage, Compute>(
-          scalars, static_cast<Compute>(range.half_decays[i]), grad + chunk, update.row_elements,
-          range.positions + range.begins[i], range.begins[i + 1] - range.begins[i],
-          end - chunk < kChunk ? end - chunk : kChunk, var + row + chunk, accum + row + chunk,
-          accum_update + row + chunk);
+      UpdateChunk<Element>(scalars, range.half_decays[i], grad + chunk, update.row_elements,
+                           positions, num_positions, end - chunk < kChunk ? end - chunk : kChunk,
+                           var + row + chunk, accum + row + chunk, accum_update + row + chunk);
     }
   }
 }
@@ -109,13 +125,13 @@ void TF_ADADELTA_SPARSE_LOOP(DType dtype, const SparseTensorUpdate& update, cons
                              const Hyperparameters& h) {
   switch (dtype) {
     case DType::kHalf:
-      return UpdateRows<Half, float>(update, range, h);
+      return UpdateRows<Half>(update, range, h);
     case DType::kBFloat16:
-      return UpdateRows<BFloat16, float>(update, range, h);
+      return UpdateRows<BFloat16>(update, range, h);
     case DType::kFloat:
-      return UpdateRows<float, float>(update, range, h);
+      return UpdateRows<float>(update, range, h);
     case DType::kDouble:
-      return UpdateRows<double, double>(update, range, h);
+      return UpdateRows<double>(update, range, h);
   }
 }
 

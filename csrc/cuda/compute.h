@@ -19,32 +19,6 @@
 
 namespace tf_adadelta::cuda {
 
-// The type in which the step is computed, for each storage type.
-template <typename Storage>
-struct ComputeOf {
-  using type = float;
-};
-template <>
-struct ComputeOf<double> {
-  using type = double;
-};
-
-// Calls `use(storage)` with a value of the storage type that `dtype` names.
-template <typename Use>
-auto WithStorage(DType dtype, const Use& use) {
-  switch (dtype) {
-    case DType::kHalf:
-      return use(Half{});
-    case DType::kBFloat16:
-      return use(BFloat16{});
-    case DType::kFloat:
-      return use(float{});
-    case DType::kDouble:
-      break;
-  }
-  return use(double{});
-}
-
 TF_ADADELTA_INLINE double ReadScalar(const Scalar& scalar) {
   return scalar.pointer != nullptr ? *scalar.pointer : scalar.value;
 }

@@ -174,7 +174,7 @@ TF_ADADELTA_INLINE OptionScalars<Compute> ReadOptions(const typename Kind::Scala
 template <typename Storage, typename Kind, int kCapacity>
 TF_ADADELTA_INLINE void DenseThread(const Launch<Kind, kCapacity>& launch, int32_t block,
                                     int thread) {
-  using Compute = typename ComputeOf<Storage>::type;
+  using Compute = ComputeOf<Storage>;
   const Chunk chunk = FindChunk(launch, block, sizeof(Storage));
   const auto& tensor = launch.tensors[chunk.tensor];
   if constexpr (Kind::kHasGradAccum) {

@@ -136,12 +136,11 @@ cudaError_t UpdateOne(IndexType index_type, const SparseTensorUpdate& update,
                            buffers.positions[1],
                            reinterpret_cast<double*>(buffers.keys[1]),
                            {workspace.sums(memory, 1), workspace.sums(memory, 2)}};
-  error = LaunchKernel(&RowKernel<typename ComputeOf<Storage>::type>, blocks, kSparseThreads,
-                       stream, task);
+  error = LaunchKernel(&RowKernel<ComputeOf<Storage>>, blocks, kSparseThreads, stream, task);
   if (error != cudaSuccess || update.row_elements == 0) return error;
   error = LaunchSums<1, Storage>(task, stream);
   if (error != cudaSuccess) return error;
-  error = LaunchSums<2, typename ComputeOf<Storage>::type>(task, stream);
+  error = LaunchSums<2, ComputeOf<Storage>>(task, stream);
   if (error != cudaSuccess) return error;
   return LaunchRows(&UpdateKernel<Storage>, update.num_indices, task, stream);
 }
@@ -160,7 +159,7 @@ std::string UpdateAll(IndexType index_type, const std::vector<SparseTensorUpdate
           SortBytes(update.num_indices, KeyBits(update.rows), &temporary_bytes);
       if (error != cudaSuccess) return Explain(error);
     }
-    workspaces.emplace_back(update, sizeof(typename ComputeOf<Storage>::type), temporary_bytes);
+    workspaces.emplace_back(update, sizeof(ComputeOf<Storage>), temporary_bytes);
     bytes = std::max(bytes, workspaces.back().bytes());
   }
   char* memory = nullptr;

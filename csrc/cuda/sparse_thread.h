@@ -250,7 +250,7 @@ TF_ADADELTA_INLINE int64_t StartOfSum(const SparseTask& task, int64_t row) {
 template <int kLevel, typename Storage>
 TF_ADADELTA_INLINE void SumThread(const SparseTask& task, const RowGrid& grid, int64_t block,
                                   int64_t piece, int thread) {
-  using Compute = typename ComputeOf<Storage>::type;
+  using Compute = ComputeOf<Storage>;
   const int64_t row_elements = task.update.row_elements;
   const int lanes = grid.lanes();
   const auto sum_up = [&](int64_t row, int64_t column) {
@@ -320,7 +320,7 @@ TF_ADADELTA_INLINE void UpdateColumns(const SparseTask& task, const Scalars<Comp
 template <typename Storage>
 TF_ADADELTA_INLINE void UpdateThread(const SparseTask& task, const RowGrid& grid, int64_t block,
                                      int64_t piece, int thread) {
-  using Compute = typename ComputeOf<Storage>::type;
+  using Compute = ComputeOf<Storage>;
   const Scalars<Compute> scalars = ReadScalars<Compute>(task.hyperparameters);
   const auto update = [&](int64_t slot, int64_t column) {
     const int64_t end = task.ends[slot];

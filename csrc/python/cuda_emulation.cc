@@ -53,7 +53,7 @@ void EmulateOnHost(const NumpyList& variables, const NumpyList& accums,
   const cuda::DeviceOptions o = {
       scalar(grad_scale),   scalar(update),       scalar(clipvalue),
       scalar(weight_decay), scalar(ema_momentum), clip_factors ? clip_factors->data() : nullptr};
-  cuda::WithStorage(arrays.dtype, [&](auto storage) {
+  WithStorage(arrays.dtype, [&](auto storage) {
     using Storage = decltype(storage);
     cuda::WithDenseKind(options, averages.has_value(), grad_accums.has_value(), [&](auto kind) {
       cuda::ForEachDenseLaunch<decltype(kind)>(
@@ -90,7 +90,7 @@ std::vector<double> EmulateNormsOnHost(const NumpyList& grads,
                           grad_accums ? std::make_optional(views(*grad_accums)) : std::nullopt);
   const ScalarMaker scalar = {by_pointer};
   std::vector<double> squared_norms(grads.size(), std::nan(""));
-  cuda::WithStorage(arrays.dtype, [&](auto storage) {
+  WithStorage(arrays.dtype, [&](auto storage) {
     using Storage = decltype(storage);
     cuda::WithNormKind(arrays.inputs, [&](auto kind) {
       using Kind = decltype(kind);
@@ -138,7 +138,7 @@ void EmulateSparse(const SparseTensorUpdate& update, const cuda::DeviceHyperpara
   std::transform(order.begin(), order.end(), sorted.begin(), [&](int64_t i) { return keys[i]; });
   std::vector<int64_t> ends(count, -1);
   std::vector<double> half_decays(count, std::nan(""));
-  using Compute = typename cuda::ComputeOf<Storage>::type;
+  using Compute = ComputeOf<Storage>;
   const int64_t most_sums[] = {cuda::MostSums<1>(update), cuda::MostSums<2>(update)};
   std::vector<Compute> sums[kSumLevels];
   for (int i = 0; i < kSumLevels; ++i) {
@@ -198,7 +198,7 @@ std::vector<int64_t> EmulateSparseOnHost(const NumpyList& variables, const Numpy
   const auto with_index = [&](auto storage) {
     arrays.index_type == IndexType::kInt32 ? run(storage, int32_t{}) : run(storage, int64_t{});
   };
-  cuda::WithStorage(arrays.dtype, with_index);
+  WithStorage(arrays.dtype, with_index);
   return bad_positions;
 }
 

@@ -45,21 +45,6 @@ using namespace tf_adadelta;
 constexpr int64_t kLeast = std::numeric_limits<int64_t>::min();
 constexpr int64_t kMost = std::numeric_limits<int64_t>::max();
 
-// Calls `use(storage)` with a value of the type that stands for `dtype`.
-template <typename Use>
-void WithStorage(DType dtype, const Use& use) {
-  switch (dtype) {
-    case DType::kHalf:
-      return use(Half{});
-    case DType::kBFloat16:
-      return use(BFloat16{});
-    case DType::kFloat:
-      return use(float{});
-    case DType::kDouble:
-      return use(double{});
-  }
-}
-
 int64_t SizeOf(DType dtype) {
   int64_t size = 0;
   WithStorage(dtype, [&](auto storage) { size = sizeof(storage); });

@@ -5,21 +5,22 @@
 
 namespace tf_adadelta {
 
-#define PROBE(name, Storage, Compute)                                                    \
-  void name(const TensorUpdate& update, int64_t end, const Scalars<Compute>& s) {        \
-    Adadelta<Storage, Compute, false, false, false>(update, 0, end, s, {});              \
-  }                                                                                      \
-  void name##Options(const TensorUpdate& update, int64_t end, const Scalars<Compute>& s, \
-                     const OptionScalars<Compute>& o) {                                  \
-    Adadelta<Storage, Compute, true, true, true>(update, 0, end, s, o);                  \
+#define PROBE(name, Storage)                                                                   \
+  void name(const TensorUpdate& update, int64_t end, const Hyperparameters& h) {               \
+    const auto s = MakeScalars<ComputeOf<Storage>>(h.learning_rate, h.rho, h.epsilon);         \
+    Adadelta<Storage, ComputeOf<Storage>, false, false, false>(update, 0, end, s, {}, false);  \
+  }                                                                                            \
+  void name##Options(const TensorUpdate& update, int64_t end, const Hyperparameters& h,        \
+                     const Options& o) {                                                       \
+    const auto s = MakeScalars<ComputeOf<Storage>>(h.learning_rate, h.rho, h.epsilon);         \
+    const auto options = MakeOptionScalars<ComputeOf<Storage>>(                                \
+        o.grad_scale, 1.0, o.clipvalue, o.weight_decay, h.learning_rate, o.ema_momentum);      \
+    Adadelta<Storage, ComputeOf<Storage>, true, true, true>(update, 0, end, s, options, true); \
   }
 
-PROBE(ProbeFloat32, float, float)
-PROBE(ProbeFloat64, double, double)
-PROBE(ProbeBFloat16, BFloat16, float)
-
-// float16 arrays are updated as floats; these are the ways there and back.
-void ProbeWidenFloat16(const Half* in, int64_t size, float* out) { Widen(in, size, out); }
-void ProbeNarrowFloat16(const float* in, int64_t size, Half* out) { Narrow(in, size, out); }
+PROBE(ProbeFloat32, float)
+PROBE(ProbeFloat64, double)
+PROBE(ProbeBFloat16, PackOf<BFloat16>)
+PROBE(ProbeFloat16, PackOf<Half>)
 
 }  // namespace tf_adadelta

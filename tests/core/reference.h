@@ -16,20 +16,10 @@
 
 namespace tf_adadelta::reference {
 
-// The type in which the arithmetic of a storage type is done.
-template <typename Storage>
-struct ComputeOf {
-  using type = float;
-};
-template <>
-struct ComputeOf<double> {
-  using type = double;
-};
-
 template <typename Storage>
 void Dense(const TensorUpdate& update, const Hyperparameters& h, const Options& o, bool plain,
            double clip_factor) {
-  using Compute = typename ComputeOf<Storage>::type;
+  using Compute = ComputeOf<Storage>;
   [[maybe_unused]] const FlushSubnormals flush;
   const auto s = MakeScalars<Compute>(h.learning_rate, h.rho, h.epsilon);
   const auto options = MakeOptionScalars<Compute>(o.grad_scale, clip_factor, o.clipvalue,
@@ -93,7 +83,7 @@ void AddValues(int level, const Compute* values, int64_t count, Compute* sum) {
 
 template <typename Storage, typename Index>
 void Sparse(const SparseTensorUpdate& update, const Hyperparameters& h) {
-  using Compute = typename ComputeOf<Storage>::type;
+  using Compute = ComputeOf<Storage>;
   [[maybe_unused]] const FlushSubnormals flush;
   const auto s = MakeScalars<Compute>(h.learning_rate, h.rho, h.epsilon);
   const auto positions = Positions<Index>(update);
