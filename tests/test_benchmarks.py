@@ -35,6 +35,7 @@ from benchmarks.names import EAGER, FUNCTION, FUSED, JIT, KERAS, LIMIT, OPTAX, S
 from benchmarks.suite import Suite  # noqa: E402
 from benchmarks.timing import measure  # noqa: E402
 from benchmarks.verification import verify  # noqa: E402
+from tf_adadelta import kernels  # noqa: E402
 
 _MODES = {LIMIT: None, FUSED[FUNCTION]: FUNCTION, KERAS[FUNCTION]: FUNCTION, STOCK_OP: FUNCTION}
 _ROUNDS = 9
@@ -378,6 +379,15 @@ def test_without_a_gpu():
         pytest.skip("there is a GPU")
     with pytest.raises(SystemExit, match="python -m benchmarks --device gpu: "):
         gpu.make_gpu_suite()
+
+
+def test_dtypes(tmp_path):
+    result = run_module("benchmarks.dtypes", "--quick", "--output", str(tmp_path))
+    assert result.returncode == 0, result.stderr
+    rows = json.loads((tmp_path / "dtypes.json").read_text())["rows"]
+    assert {row["dtype"] for row in rows} == {"float16", "bfloat16", "float32"}
+    assert {row["instruction_set"] for row in rows} == set(kernels.instruction_sets())
+    assert "of its copy limit" in (tmp_path / "dtypes.md").read_text()
 
 
 def test_sparse(tmp_path):
