@@ -220,7 +220,8 @@ TF_ADADELTA_INLINE void ForEachPack(int64_t size, const Use& use) {
 
 // Loads and stores the pack at `array`, of which there are `count` elements.
 template <typename Element, typename Count>
-TF_ADADELTA_INLINE ComputeOf<PackOf<Element>> LoadPack(const Element* array, Count count) {
+TF_ADADELTA_INLINE ComputeOf<PackOf<Element>> LoadPack(const Element* array,
+                                                       [[maybe_unused]] Count count) {
   if constexpr (std::is_same_v<Count, int64_t>) {
     Element elements[kPackElements<Element>] = {};
     for (int64_t i = 0; i < count; ++i) elements[i] = array[i];
@@ -232,7 +233,7 @@ TF_ADADELTA_INLINE ComputeOf<PackOf<Element>> LoadPack(const Element* array, Cou
 
 template <typename Element, typename Count>
 TF_ADADELTA_INLINE void StorePack(const ComputeOf<PackOf<Element>>& value, Element* array,
-                                  Count count) {
+                                  [[maybe_unused]] Count count) {
   if constexpr (std::is_same_v<Count, int64_t>) {
     Element elements[kPackElements<Element>];
     Store(value, reinterpret_cast<PackOf<Element>*>(elements));
