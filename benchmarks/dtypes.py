@@ -4,19 +4,16 @@ Dense updates, sparse ones and norms through the NumPy door, for each instructio
 processor has, each dtype side by side with float32 and with a copy of the bytes that it moves.
 """
 
-import argparse
 import dataclasses
 import functools
 import json
 import os
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-from rich.console import Console
-from rich.progress import Progress
 
+from benchmarks.command import make_parser, show_progress
 from benchmarks.contestants import EPSILON, LEARNING_RATE, RHO, Prepared
 from benchmarks.environment import describe_environment
 from benchmarks.report import markdown_table
@@ -156,21 +153,13 @@ def _report(rows: list[Row], elements: int, environment: dict) -> str:
 
 def main() -> None:
     """Measures, prints and writes."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.dtypes", description=__doc__)
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results"), metavar="DIR")
-    parser.add_argument("--quick", action="store_true", help="small: to see that it works")
-    arguments = parser.parse_args()
+    arguments = make_parser("dtypes", __doc__).parse_args()
     load = os.getloadavg()[0]
     elements, rounds = (2**16, 2) if arguments.quick else (2**24, 15)
     instruction_sets = kernels.instruction_sets()
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        # Four kernels, and the copy once.
-        total = len(instruction_sets) * len(_DTYPES) * 5 * rounds
-        task = progress.add_task("", total=total)
-
-        def advance(what: str) -> None:
-            progress.update(task, advance=1, description=what)
-
+    # Four kernels, and the copy once.
+    total = len(instruction_sets) * len(_DTYPES) * 5 * rounds
+    with show_progress(total) as advance:
         rows = [row for name in instruction_sets for row in _run(name, elements, rounds, advance)]
     environment = describe_environment(len(os.sched_getaffinity(0)), load)
     text = _report(rows, elements, environment)

@@ -20,10 +20,9 @@ import matplotlib
 import numpy as np
 import tensorflow as tf
 from matplotlib.figure import Figure
-from rich.console import Console
-from rich.progress import Progress
 
 import tf_adadelta
+from benchmarks.command import make_parser, show_progress
 from benchmarks.contestants import EPSILON, LEARNING_RATE, RHO, Prepared, prepare_copy
 from benchmarks.environment import describe_environment
 from benchmarks.make_models import MODELS
@@ -282,11 +281,9 @@ def _read(folder: Path) -> dict[int, Result]:
 
 def main() -> None:
     """Measures, prints and writes."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.replicas",
-        description="Times the update under MirroredStrategy, by the number of replicas.",
+    parser = make_parser(
+        "replicas", "Times the update under MirroredStrategy, by the number of replicas."
     )
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results"), metavar="DIR")
     parser.add_argument(
         "--replicas",
         type=int,
@@ -294,7 +291,6 @@ def main() -> None:
         metavar="N",
         help="only these numbers; the results of others in DIR are kept",
     )
-    parser.add_argument("--quick", action="store_true", help="small: to see that it works")
     parser.add_argument("--measure", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     os.environ["TF_ADADELTA_STRICT"] = "1"
@@ -304,12 +300,7 @@ def main() -> None:
     load, threads = os.getloadavg()[0], len(os.sched_getaffinity(0))
     counts = arguments.replicas or (_QUICK_REPLICAS if arguments.quick else _REPLICAS)
     rounds = 2 if arguments.quick else _ROUNDS
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("", total=5 * rounds * len(counts))
-
-        def advance(what: str) -> None:
-            progress.update(task, advance=1, description=what)
-
+    with show_progress(5 * rounds * len(counts)) as advance:
         by_count = _read(arguments.output) if arguments.replicas else {}
         for count in counts:
             by_count[count] = _measure_in_process(count, arguments.quick, advance)

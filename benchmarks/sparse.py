@@ -1,6 +1,5 @@
 """Sparse gradients: what a step costs, and what it grows with. `python -m benchmarks.sparse`."""
 
-import argparse
 import dataclasses
 import functools
 import itertools
@@ -14,10 +13,9 @@ import matplotlib
 import numpy as np
 import tensorflow as tf
 from matplotlib.figure import Figure
-from rich.console import Console
-from rich.progress import Progress
 
 import tf_adadelta
+from benchmarks.command import make_parser, show_progress
 from benchmarks.contestants import EPSILON, LEARNING_RATE, RHO, Prepared, prepare_copy
 from benchmarks.environment import describe_environment
 from benchmarks.names import EAGER, FUNCTION, JIT
@@ -268,22 +266,14 @@ def _plot(results: Sequence[tuple[Case, list[Row]]], path: Path) -> None:
 
 def main() -> None:
     """Verifies, measures, prints and writes."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.sparse", description=__doc__)
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results"), metavar="DIR")
-    parser.add_argument("--quick", action="store_true", help="small: to see that it works")
-    arguments = parser.parse_args()
+    arguments = make_parser("sparse", __doc__).parse_args()
     load = os.getloadavg()[0]
     threads = len(os.sched_getaffinity(0))
     os.environ["TF_ADADELTA_STRICT"] = "1"
     _verify()
     limit = _streaming_limit()
     cases = _cases(arguments.quick)
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("", total=sum(c.rounds * len(c.contestants) for c in cases))
-
-        def advance(what: str) -> None:
-            progress.update(task, advance=1, description=what)
-
+    with show_progress(sum(c.rounds * len(c.contestants) for c in cases)) as advance:
         results = [(case, _run(case, advance)) for case in cases]
     environment = describe_environment(threads, load)
     text = _report(results, environment, limit)

@@ -1,0 +1,25 @@
+"""What the commands of the benchmark have in common."""
+
+import argparse
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress
+
+
+def make_parser(module: str, description: str | None) -> argparse.ArgumentParser:
+    """Returns a parser of `--output` and `--quick` for `python -m benchmarks.MODULE`."""
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{module}", description=description)
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results"), metavar="DIR")
+    parser.add_argument("--quick", action="store_true", help="small: to see that it works")
+    return parser
+
+
+@contextlib.contextmanager
+def show_progress(total: int) -> Iterator[Callable[[str], None]]:
+    """Shows a bar of so many steps; what it yields is called with what each step is."""
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("", total=total)
+        yield lambda what: progress.update(task, advance=1, description=what)
