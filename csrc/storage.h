@@ -1,4 +1,5 @@
-// The 16-bit storage types: loads to float and round-to-nearest-even stores.
+// The 16-bit storage types: loads to float, and stores that round to the nearest, ties to even, or
+// at random.
 //
 // On the host branch-free integer code that any compiler vectorises for any instruction set. It
 // never makes a float subnormal, so it gives the same result whether or not the processor flushes
@@ -7,8 +8,10 @@
 #define TF_ADADELTA_STORAGE_H_
 
 #include <cstdint>
+#include <type_traits>
 
 #include "adadelta.h"
+#include "random_bits.h"
 
 #if defined(__CUDACC__)
 #include <cuda_bf16.h>
@@ -18,7 +21,7 @@
 namespace tf_adadelta {
 
 // The storage type of a variable, its two accumulators and its gradient.
-enum class DType { kHalf, kBFloat16, kFloat, kDouble };
+enum class DType { kHalf, kBFloat16, kFloat, kDouble, kStochasticBFloat16 };
 
 struct Half {
   uint16_t bits;
@@ -28,13 +31,20 @@ struct BFloat16 {
   uint16_t bits;
 };
 
-// Calls `use(storage)` with a value of the storage type that `dtype` names.
+// A bfloat16 that is rounded up with the probability that makes its expected value right. Rounded
+// to the nearest, a value that changes by less than half a step would never change.
+struct StochasticBFloat16 {
+  uint16_t bits;
+};
+
+// Calls `use(element)` with a value of the type that is read of arrays of `dtype`.
 template <typename Use>
-auto WithStorage(DType dtype, const Use& use) {
+auto WithElement(DType dtype, const Use& use) {
   switch (dtype) {
     case DType::kHalf:
       return use(Half{});
     case DType::kBFloat16:
+    case DType::kStochasticBFloat16:
       return use(BFloat16{});
     case DType::kFloat:
       return use(float{});
@@ -42,6 +52,13 @@ auto WithStorage(DType dtype, const Use& use) {
       break;
   }
   return use(double{});
+}
+
+// The same with the type that is stored, which says how it is rounded too.
+template <typename Use>
+auto WithStorage(DType dtype, const Use& use) {
+  if (dtype == DType::kStochasticBFloat16) return use(StochasticBFloat16{});
+  return WithElement(dtype, use);
 }
 
 template <typename Storage>
@@ -56,6 +73,22 @@ struct ComputeTypeOf<double> {
 // The type in which the step is computed.
 template <typename Storage>
 using ComputeOf = typename ComputeTypeOf<Storage>::Type;
+
+template <typename Storage>
+struct RoundingTypeOf {
+  using Type = ToNearest;
+};
+template <>
+struct RoundingTypeOf<StochasticBFloat16> {
+  using Type = AtRandom;
+};
+
+// How a storage type is rounded.
+template <typename Storage>
+using RoundingOf = typename RoundingTypeOf<Storage>::Type;
+
+template <typename Storage>
+inline constexpr bool kIsRandom = std::is_same_v<RoundingOf<Storage>, AtRandom>;
 
 // A union, because std::memcpy is a library function that could be emitted once per instruction set
 // and then merged across them by the linker.
@@ -80,6 +113,16 @@ TF_ADADELTA_INLINE float Load(float value) { return value; }
 TF_ADADELTA_INLINE double Load(double value) { return value; }
 TF_ADADELTA_INLINE void Store(float value, float* out) { *out = value; }
 TF_ADADELTA_INLINE void Store(double value, double* out) { *out = value; }
+
+// Rounds a value, in the upper half of a word, by the lower half of `bits`. What is not a number is
+// cut short, as StoreHigh does; an infinity stays one.
+TF_ADADELTA_INLINE uint32_t StoreHighAtRandom(float value, uint32_t bits) {
+  return ToBits(value) + (value == value ? bits & 0xffffu : 0u);
+}
+
+TF_ADADELTA_INLINE void Store(float value, AtRandom rounding, StochasticBFloat16* out) {
+  out->bits = static_cast<uint16_t>(StoreHighAtRandom(value, rounding.bits) >> 16);
+}
 
 #if defined(__CUDA_ARCH__)
 
@@ -175,6 +218,8 @@ TF_ADADELTA_INLINE void Store(float value, Half* out) {
 }
 
 #endif
+
+TF_ADADELTA_INLINE float Load(StochasticBFloat16 value) { return Load(BFloat16{value.bits}); }
 
 }  // namespace tf_adadelta
 

@@ -22,6 +22,7 @@ struct TensorUpdate {
   int64_t count;
   void* average = nullptr;     // The moving average of the variable.
   void* grad_accum = nullptr;  // The sum of the gradients since the last update.
+  int64_t random_seed = 0;     // Of a variable that is rounded at random (random_bits.h).
 };
 
 // Whether the variables of a call have these. All are asked, since an empty one does not tell.
@@ -54,6 +55,7 @@ struct SparseTensorUpdate {
   int64_t rows;
   int64_t row_elements;
   int64_t num_indices;
+  int64_t random_seed = 0;
 };
 
 // The elements of a row of a table; 0 where there is no row, whose other dimensions may then have
@@ -66,6 +68,7 @@ struct Hyperparameters {
   double learning_rate;
   double rho;
   double epsilon;
+  int64_t step = 0;  // Tells apart the random bits of one step from those of another.
 };
 
 // What is done around the update in the same pass, in this order.

@@ -35,6 +35,8 @@ def emulate_with(
     blocks=UNLIMITED,
     averages=None,
     grad_accums=None,
+    random_seeds=None,
+    step=0,
 ):
     """The kernels with options, or without them where `options` is None."""
     neutral = {
@@ -55,6 +57,8 @@ def emulate_with(
         epsilon,
         options is not None,
         *{**neutral, **(options or {})}.values(),
+        random_seeds,
+        step,
         by_pointer,
         blocks,
     )
@@ -79,7 +83,7 @@ def test_matches_oracle(dtype, by_pointer):
     oracle.check(*state)
 
 
-@pytest.mark.parametrize("number", [0, 1, 2, 91, 92, 743, 744, 2000])
+@pytest.mark.parametrize("number", [0, 1, 2, 91, 92, 742, 743, 2000])
 def test_lists_of_any_length(number):
     rng = np.random.default_rng(number)
     oracle = Oracle([(size,) for size in rng.integers(0, 300, number)], "float32")
@@ -166,7 +170,7 @@ def test_launches_cover_every_element_once(itemsize):
 
 
 @pytest.mark.parametrize(
-    "number, launches", [(0, 0), (91, 1), (92, 1), (743, 1), (744, 2), (2000, 3)]
+    "number, launches", [(0, 0), (91, 1), (92, 1), (742, 1), (743, 2), (2000, 3)]
 )
 def test_number_of_launches(number, launches):
     counts = [256, 0] * number

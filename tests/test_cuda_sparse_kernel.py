@@ -21,11 +21,23 @@ def emulate(
     learning_rate=1.0,
     rho=0.95,
     epsilon=1e-7,
+    random_seeds=None,
+    step=0,
     blocks=1,
     pieces=1,
 ):
     return _kernels.emulate_cuda_sparse(
-        *state, grads, indices, clocks, learning_rate, rho, epsilon, blocks, pieces
+        *state,
+        grads,
+        indices,
+        clocks,
+        learning_rate,
+        rho,
+        epsilon,
+        random_seeds,
+        step,
+        blocks,
+        pieces,
     )
 
 

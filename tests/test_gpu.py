@@ -210,7 +210,7 @@ def test_matches_oracle(door, dtype, on_device):
 
 
 @array_doors
-@pytest.mark.parametrize("number", [1, 91, 92, 743, 744, 2000])
+@pytest.mark.parametrize("number", [1, 91, 92, 742, 743, 2000])
 def test_lists_of_any_length(door, number):
     rng = np.random.default_rng(number)
     oracle = Oracle([(size,) for size in rng.integers(0, 5000, number)], "float32")
@@ -544,7 +544,7 @@ def test_options_match_oracle(door, dtype, buffers):
 
 
 @array_doors
-@pytest.mark.parametrize("number", [58, 59, 479, 480, 1300])
+@pytest.mark.parametrize("number", [57, 58, 479, 480, 1300])
 def test_options_of_lists_of_any_length(door, number):
     shapes = [(size,) for size in np.random.default_rng(number).integers(0, 5000, number)]
     make_door = lambda oracle: OptionsOnDevice(oracle, door)  # noqa: E731

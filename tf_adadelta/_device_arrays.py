@@ -23,12 +23,13 @@ def apply(
     stream: int | None,
     *,
     array: tuple[str, Any] | None = None,
+    rounding: tuple[Any, Sequence[int] | None] | None = None,
 ) -> None:
     """Queues a call of a kernel of `_kernels` on lists of arrays, not all of NumPy.
 
     A list may be None where the kernel can do without it. `array` is the name and the value of what
-    the kernel takes besides: a float64 array, or None where it can do without. See
-    `tf_adadelta.kernels` for the rest.
+    the kernel takes besides: a float64 array, or None where it can do without. `rounding` is the
+    pair (step, random_seeds), for kernels that round. See `tf_adadelta.kernels` for the rest.
     """
     named = [
         (f"{name}[{i}]", value)
@@ -36,6 +37,9 @@ def apply(
         for i, value in enumerate(values or [])
     ]
     named += [(name, value) for name, value in scalars.items() if is_device_array(value)]
+    step, random_seeds = rounding or (0, None)
+    if is_device_array(step):
+        named.append(("step", step))
     if array is not None and array[1] is not None:
         if not is_device_array(array[1]):
             raise TypeError(
@@ -65,6 +69,11 @@ def apply(
         *(
             _capsule(value, wait) if is_device_array(value) else float(value)
             for value in scalars.values()
+        ),
+        *(
+            []
+            if rounding is None
+            else [_capsule(step, wait) if is_device_array(step) else int(step), random_seeds]
         ),
         stream,
     )

@@ -46,6 +46,8 @@ def fused_adadelta_apply(
     clipvalue: Any = math.inf,
     weight_decay: Any = 0.0,
     ema_momentum: Any = 0.0,
+    random_seeds: Sequence[int] | None = None,
+    step: Any = 0,
     num_threads: int | None = None,
     instruction_set: str | None = None,
     stream: int | None = None,
@@ -69,7 +71,7 @@ def fused_adadelta_apply(
         average = ema_momentum * average + (1 - ema_momentum) * variable
 
     On a GPU the call only queues its work, one kernel launch for the whole list (a few for more
-    than 743 variables, or than 479 with all options), and can be captured into a CUDA graph. As
+    than 742 variables, or than 479 with all options), and can be captured into a CUDA graph. As
     with every kernel, memory that is handed to another stream afterwards must wait for it.
 
     Args:
@@ -95,6 +97,11 @@ def fused_adadelta_apply(
         weight_decay: The part of itself, times the learning rate, that a variable loses first,
             likewise.
         ema_momentum: The decay rate of `averages`, likewise.
+        random_seeds: An int for each variable, with bfloat16 arrays: all that is stored is rounded
+            stochastically, by bits that are a hash of the seed, of `step` and of the place of the
+            element; no other variable or step has the same. None: to the nearest, ties to even.
+        step: An int, the count of steps before this one; with arrays on a GPU also an int64 array
+            without dimensions on it.
         num_threads: How many threads may work at once. Defaults to one for each core. For the CPU.
         instruction_set: One of `instruction_sets()`. Defaults to the widest. For the CPU.
         stream: The handle of the CUDA stream to queue the work on. Defaults to the current stream
@@ -135,7 +142,8 @@ def fused_adadelta_apply(
         }
         kernel = _kernels.fused_adadelta_apply_on_device
         factors = ("clip_factors", clip_factors)
-        _device_arrays.apply(kernel, lists, scalars, stream, array=factors)
+        rounding = (step, random_seeds)
+        _device_arrays.apply(kernel, lists, scalars, stream, array=factors, rounding=rounding)
         return
     _check_for_cpu(stream)
     _kernels.fused_adadelta_apply(
@@ -149,6 +157,8 @@ def fused_adadelta_apply(
         clipvalue,
         weight_decay,
         ema_momentum,
+        random_seeds,
+        step,
         num_threads or os.cpu_count() or 1,
         instruction_set or "",
     )
@@ -165,6 +175,8 @@ def fused_adadelta_sparse_apply(
     learning_rate: Any,
     rho: Any = 0.95,
     epsilon: Any = 1e-7,
+    random_seeds: Sequence[int] | None = None,
+    step: Any = 0,
     num_threads: int | None = None,
     instruction_set: str | None = None,
     stream: int | None = None,
@@ -199,6 +211,8 @@ def fused_adadelta_sparse_apply(
             as in `fused_adadelta_apply`.
         rho: The decay rate of both averages, likewise.
         epsilon: Added inside both square roots, likewise.
+        random_seeds: As in `fused_adadelta_apply`.
+        step: As in `fused_adadelta_apply`.
         num_threads: How many threads may work at once. Defaults to one for each core. For the CPU.
         instruction_set: One of `instruction_sets()`. Defaults to the widest. For the CPU.
         stream: The CUDA stream, as in `fused_adadelta_apply`.
@@ -221,7 +235,8 @@ def fused_adadelta_sparse_apply(
         _check_for_gpu(num_threads, instruction_set)
         hyperparameters = {"learning_rate": learning_rate, "rho": rho, "epsilon": epsilon}
         kernel = _kernels.fused_adadelta_sparse_apply_on_device
-        _device_arrays.apply(kernel, lists, hyperparameters, stream)
+        rounding = (step, random_seeds)
+        _device_arrays.apply(kernel, lists, hyperparameters, stream, rounding=rounding)
         return
     _check_for_cpu(stream)
     _kernels.fused_adadelta_sparse_apply(
@@ -229,6 +244,8 @@ def fused_adadelta_sparse_apply(
         learning_rate,
         rho,
         epsilon,
+        random_seeds,
+        step,
         num_threads or os.cpu_count() or 1,
         instruction_set or "",
     )

@@ -52,12 +52,13 @@ TF_ADADELTA_INLINE void RunStages(int64_t begin, int64_t end, const Stages&... s
   }
 }
 
-// `kAverage` and `kGradAccum`: whether the variable has these buffers.
+// `kAverage` and `kGradAccum`: whether the variable has these buffers. `counter`: of its random
+// bits.
 template <typename Storage, typename Compute, bool kOptions, bool kAverage, bool kGradAccum>
 TF_ADADELTA_INLINE void Adadelta(const TensorUpdate& update, int64_t begin, int64_t end,
                                  const Scalars<Compute>& scalars,
                                  const OptionScalars<Compute>& options,
-                                 [[maybe_unused]] bool decays) {
+                                 [[maybe_unused]] bool decays, uint32_t counter) {
   Storage* __restrict__ const var = static_cast<Storage*>(update.var);
   Storage* __restrict__ const accum = static_cast<Storage*>(update.accum);
   Storage* __restrict__ const accum_update = static_cast<Storage*>(update.accum_update);
@@ -66,34 +67,37 @@ TF_ADADELTA_INLINE void Adadelta(const TensorUpdate& update, int64_t begin, int6
   [[maybe_unused]] Storage* __restrict__ const grad_accum =
       static_cast<Storage*>(update.grad_accum);
 
+  const auto rounding = [counter](int64_t i) __attribute__((always_inline)) {
+    return RoundingAt<Storage>(counter, i);
+  };
   const auto accumulate_gradient = [&](int64_t i, Compute& value) __attribute__((always_inline)) {
     Compute g = Load(grad[i]);
     if constexpr (kGradAccum) {
       g = AddGradient<Compute>(options, g, Load(grad_accum[i]));
-      Store(Compute{0}, &grad_accum[i]);
+      Store(Compute{0}, rounding(i), &grad_accum[i]);
     } else if constexpr (kOptions) {
       g = options.grad_scale * g;
     }
     if constexpr (kOptions) g = ClipGradient<Compute>(options, g);
     Compute a = Load(accum[i]);
     value = AccumulateGradient<Compute>(scalars, g, a);
-    Store(a, &accum[i]);
+    Store(a, rounding(i), &accum[i]);
   };
   const auto accumulate_update = [&](int64_t i, Compute& value) __attribute__((always_inline)) {
     Compute u = Load(accum_update[i]);
     value = AccumulateUpdate<Compute>(scalars, value, u);
-    Store(u, &accum_update[i]);
+    Store(u, rounding(i), &accum_update[i]);
   };
   const auto move_variable = [&](int64_t i, Compute& value) __attribute__((always_inline)) {
     Compute x = Load(var[i]);
     if constexpr (kOptions) x = decays ? DecayVariable<Compute>(options, x) : x;
     x = MoveVariable<Compute>(scalars, value, x);
-    Store(x, &var[i]);
+    Store(x, Other(rounding(i)), &var[i]);
     if constexpr (kAverage) value = x;
   };
   if constexpr (kAverage) {
     const auto average_variable = [&](int64_t i, Compute& value) __attribute__((always_inline)) {
-      Store(Average<Compute>(options, value, Load(average[i])), &average[i]);
+      Store(Average<Compute>(options, value, Load(average[i])), Other(rounding(i)), &average[i]);
     };
     RunStages<Compute>(begin, end, average_variable, move_variable, accumulate_update,
                        accumulate_gradient);
@@ -105,16 +109,19 @@ TF_ADADELTA_INLINE void Adadelta(const TensorUpdate& update, int64_t begin, int6
 // A step that does not update.
 template <typename Storage, typename Compute, bool kAverage>
 TF_ADADELTA_INLINE void Accumulate(const TensorUpdate& update, int64_t begin, int64_t end,
-                                   const OptionScalars<Compute>& options) {
+                                   const OptionScalars<Compute>& options, uint32_t counter) {
   // To g++ 9 what only a discarded branch names is not used.
   [[maybe_unused]] const Storage* __restrict__ const var = static_cast<const Storage*>(update.var);
   const Storage* __restrict__ const grad = static_cast<const Storage*>(update.grad);
   [[maybe_unused]] Storage* __restrict__ const average = static_cast<Storage*>(update.average);
   Storage* __restrict__ const grad_accum = static_cast<Storage*>(update.grad_accum);
   for (int64_t i = begin; i < end; ++i) {
-    Store(AddGradient<Compute>(options, Load(grad[i]), Load(grad_accum[i])), &grad_accum[i]);
+    const RoundingOf<Storage> rounding = RoundingAt<Storage>(counter, i);
+    Store(AddGradient<Compute>(options, Load(grad[i]), Load(grad_accum[i])), rounding,
+          &grad_accum[i]);
     if constexpr (kAverage) {
-      Store(Average<Compute>(options, Load(var[i]), Load(average[i])), &average[i]);
+      Store(Average<Compute>(options, Load(var[i]), Load(average[i])), Other(rounding),
+            &average[i]);
     }
   }
 }
@@ -122,10 +129,11 @@ TF_ADADELTA_INLINE void Accumulate(const TensorUpdate& update, int64_t begin, in
 template <typename Storage, typename Compute>
 TF_ADADELTA_INLINE void Dispatch(const TensorUpdate& update, int64_t begin, int64_t end,
                                  const Hyperparameters& h, const Options* options,
-                                 double clip_factor) {
+                                 double clip_factor, uint32_t counter = 0) {
   const Scalars<Compute> scalars = MakeScalars<Compute>(h.learning_rate, h.rho, h.epsilon);
   if (options == nullptr) {
-    return Adadelta<Storage, Compute, false, false, false>(update, begin, end, scalars, {}, false);
+    return Adadelta<Storage, Compute, false, false, false>(update, begin, end, scalars, {}, false,
+                                                           counter);
   }
   const OptionScalars<Compute> o =
       MakeOptionScalars<Compute>(options->grad_scale, clip_factor, options->clipvalue,
@@ -136,7 +144,7 @@ TF_ADADELTA_INLINE void Dispatch(const TensorUpdate& update, int64_t begin, int6
   const bool average = update.average != nullptr;
   const auto adadelta = [&](auto has_average, auto has_grad_accum) __attribute__((always_inline)) {
     Adadelta<Storage, Compute, true, has_average, has_grad_accum>(update, begin, end, scalars, o,
-                                                                  decays);
+                                                                  decays, counter);
   };
   using std::false_type, std::true_type;
   if (update.grad_accum == nullptr) {
@@ -145,8 +153,8 @@ TF_ADADELTA_INLINE void Dispatch(const TensorUpdate& update, int64_t begin, int6
   if (options->update) {
     return average ? adadelta(true_type{}, true_type{}) : adadelta(false_type{}, true_type{});
   }
-  return average ? Accumulate<Storage, Compute, true>(update, begin, end, o)
-                 : Accumulate<Storage, Compute, false>(update, begin, end, o);
+  return average ? Accumulate<Storage, Compute, true>(update, begin, end, o, counter)
+                 : Accumulate<Storage, Compute, false>(update, begin, end, o, counter);
 }
 
 // What does not fill a pack is computed in one of its own.
@@ -181,7 +189,10 @@ TF_ADADELTA_INLINE void DispatchPacks(const TensorUpdate& update, int64_t begin,
     part.average = select(3);
     part.grad_accum = select(4);
     const int64_t packs = is_last ? rest > 0 : (end - begin) / kElements;
-    Dispatch<Pack, ComputeOf<Pack>>(part, 0, packs, h, options, clip_factor);
+    const int64_t first = (is_last ? end - rest : begin) / kElements;
+    const uint32_t counter =
+        FirstCounter(update.random_seed, h.step) + static_cast<uint32_t>(first);
+    Dispatch<Pack, ComputeOf<Pack>>(part, 0, packs, h, options, clip_factor, counter);
   }
   for_each_of_rest(kArrays - 1, [](Element& to, const Element& from) { to = from; });
 }
@@ -217,6 +228,7 @@ void TF_ADADELTA_DENSE_LOOP(LoopKind kind, DType dtype, const TensorUpdate& upda
     switch (dtype) {
       case DType::kHalf:
       case DType::kBFloat16:
+      case DType::kStochasticBFloat16:
         return Copy<uint16_t>(update, begin, end);
       case DType::kFloat:
         return Copy<uint32_t>(update, begin, end);
@@ -229,6 +241,8 @@ void TF_ADADELTA_DENSE_LOOP(LoopKind kind, DType dtype, const TensorUpdate& upda
       return DispatchPacks<Half>(update, begin, end, h, options, clip_factor);
     case DType::kBFloat16:
       return DispatchPacks<BFloat16>(update, begin, end, h, options, clip_factor);
+    case DType::kStochasticBFloat16:
+      return DispatchPacks<StochasticBFloat16>(update, begin, end, h, options, clip_factor);
     case DType::kFloat:
       return Dispatch<float, float>(update, begin, end, h, options, clip_factor);
     case DType::kDouble:

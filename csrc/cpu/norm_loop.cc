@@ -75,6 +75,7 @@ double TF_ADADELTA_NORM_LOOP(DType dtype, const NormInput& input, int64_t begin,
     case DType::kHalf:
       return Dispatch<Half>(input, begin, end, grad_scale);
     case DType::kBFloat16:
+    case DType::kStochasticBFloat16:
       return Dispatch<BFloat16>(input, begin, end, grad_scale);
     case DType::kFloat:
       return Dispatch<float>(input, begin, end, grad_scale);

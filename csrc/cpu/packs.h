@@ -111,6 +111,10 @@ struct PackTypeOf<BFloat16> {
   using Type = Pair<BFloat16>;
 };
 template <>
+struct PackTypeOf<StochasticBFloat16> {
+  using Type = Pair<StochasticBFloat16>;
+};
+template <>
 struct PackTypeOf<Half> {
 #if defined(TF_ADADELTA_HALF_VECTORS)
   using Type = HalfVector;
@@ -132,6 +136,11 @@ struct ComputeTypeOf<Pair<Element>> {
   using Type = FloatPair;
 };
 
+template <typename Element>
+struct RoundingTypeOf<Pair<Element>> {
+  using Type = RoundingOf<Element>;
+};
+
 template <>
 TF_ADADELTA_INLINE FloatPair MultiplyAdd(const FloatPair& a, const FloatPair& b,
                                          const FloatPair& c) {
@@ -141,6 +150,11 @@ TF_ADADELTA_INLINE FloatPair MultiplyAdd(const FloatPair& a, const FloatPair& b,
 template <>
 TF_ADADELTA_INLINE FloatPair Clamp(const FloatPair& limit, const FloatPair& value) {
   return {Clamp<float>(limit.even, value.even), Clamp<float>(limit.odd, value.odd)};
+}
+
+template <>
+TF_ADADELTA_INLINE float LoadHigh<StochasticBFloat16>(uint32_t word) {
+  return LoadHigh<BFloat16>(word);
 }
 
 template <typename Element>
@@ -159,6 +173,12 @@ template <typename Element>
 TF_ADADELTA_INLINE void Store(const FloatPair& value, Pair<Element>* out) {
   out->word =
       (StoreHigh<Element>(value.even) >> 16) | (StoreHigh<Element>(value.odd) & 0xffff0000u);
+}
+
+TF_ADADELTA_INLINE void Store(const FloatPair& value, AtRandom rounding,
+                              Pair<StochasticBFloat16>* out) {
+  out->word = (StoreHighAtRandom(value.even, rounding.bits) >> 16) |
+              (StoreHighAtRandom(value.odd, rounding.bits >> 16) & 0xffff0000u);
 }
 
 #if defined(TF_ADADELTA_HALF_VECTORS)
@@ -204,6 +224,22 @@ TF_ADADELTA_INLINE void Store(const FloatVector& value, HalfVector* out) {
 
 #endif
 
+template <typename Compute, typename Pack>
+TF_ADADELTA_INLINE void Store(const Compute& value, ToNearest, Pack* out) {
+  Store(value, out);
+}
+
+// How the pack `pack` of a variable is rounded that begins at `counter`.
+template <typename Pack>
+TF_ADADELTA_INLINE RoundingOf<Pack> RoundingAt([[maybe_unused]] uint32_t counter,
+                                               [[maybe_unused]] int64_t pack) {
+  if constexpr (kIsRandom<Pack>) {
+    return {HashWord(counter + static_cast<uint32_t>(pack))};
+  } else {
+    return {};
+  }
+}
+
 // Calls `use(first, count)` for the packs of `size` elements: with the element where each begins
 // and how many are left for it, as a constant where that is all that fit.
 template <typename Element, typename Use>
@@ -232,14 +268,15 @@ TF_ADADELTA_INLINE ComputeOf<PackOf<Element>> LoadPack(const Element* array,
 }
 
 template <typename Element, typename Count>
-TF_ADADELTA_INLINE void StorePack(const ComputeOf<PackOf<Element>>& value, Element* array,
+TF_ADADELTA_INLINE void StorePack(const ComputeOf<PackOf<Element>>& value,
+                                  RoundingOf<Element> rounding, Element* array,
                                   [[maybe_unused]] Count count) {
   if constexpr (std::is_same_v<Count, int64_t>) {
     Element elements[kPackElements<Element>];
-    Store(value, reinterpret_cast<PackOf<Element>*>(elements));
+    Store(value, rounding, reinterpret_cast<PackOf<Element>*>(elements));
     for (int64_t i = 0; i < count; ++i) array[i] = elements[i];
   } else {
-    Store(value, reinterpret_cast<PackOf<Element>*>(array));
+    Store(value, rounding, reinterpret_cast<PackOf<Element>*>(array));
   }
 }
 

@@ -36,6 +36,12 @@ double HalfDecayOf(const SparseTensorUpdate& update, int64_t row, double rho, DT
                                  : HalfDecay<float>(rho, now, caught_up);
 }
 
+// Where a block that ends or begins within a row does so: two elements that share a word of random
+// bits are in one block.
+int64_t CutOf(int64_t column, int64_t row_elements) {
+  return column == row_elements ? column : column / 2 * 2;
+}
+
 }  // namespace
 
 std::optional<BadIndex> FindBadIndex(IndexType index_type,
@@ -77,12 +83,12 @@ void SparseUpdate(DType dtype, IndexType index_type, const std::vector<SparseTen
       for (int64_t j = first; j <= last; ++j) {
         half_decays.push_back(HalfDecayOf(update, groups[i].rows[j], hyperparameters.rho, dtype));
       }
-      instruction_set.sparse_loop(
-          dtype, update,
-          {groups[i].rows.data() + first, groups[i].begins.data() + first,
-           groups[i].positions.data(), half_decays.data(), last - first + 1,
-           begin - first * update.row_elements, end - last * update.row_elements},
-          hyperparameters);
+      instruction_set.sparse_loop(dtype, update,
+                                  {groups[i].rows.data() + first, groups[i].begins.data() + first,
+                                   groups[i].positions.data(), half_decays.data(), last - first + 1,
+                                   CutOf(begin - first * update.row_elements, update.row_elements),
+                                   CutOf(end - last * update.row_elements, update.row_elements)},
+                                  hyperparameters);
     });
   });
 

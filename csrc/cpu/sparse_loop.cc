@@ -49,7 +49,7 @@ TF_ADADELTA_INLINE void UpdateChunk(const Scalars<ComputeOf<PackOf<Element>>>& s
                                     double half_decay, const Element* grad, int64_t row_elements,
                                     const int64_t* positions, int64_t num_positions, int64_t size,
                                     Element* __restrict__ var, Element* __restrict__ accum,
-                                    Element* __restrict__ accum_update) {
+                                    Element* __restrict__ accum_update, uint32_t counter) {
   using Compute = ComputeOf<PackOf<Element>>;
   const Compute decay = static_cast<Compute>(half_decay);
   Chunk<Element> sum;
@@ -71,9 +71,11 @@ TF_ADADELTA_INLINE void UpdateChunk(const Scalars<ComputeOf<PackOf<Element>>>& s
     const Compute delta =
         AccumulateUpdate<Compute>(scalars, AccumulateGradient<Compute>(scalars, g, a), u);
     x = MoveVariable<Compute>(scalars, delta, x);
-    StorePack(x, var + i, left);
-    StorePack(a, accum + i, left);
-    StorePack(u, accum_update + i, left);
+    const RoundingOf<Element> rounding =
+        RoundingAt<PackOf<Element>>(counter, i / kPackElements<Element>);
+    StorePack(x, Other(rounding), var + i, left);
+    StorePack(a, rounding, accum + i, left);
+    StorePack(u, rounding, accum_update + i, left);
   });
 }
 
@@ -97,6 +99,7 @@ TF_ADADELTA_INLINE void UpdateRows(const SparseTensorUpdate& update, const RowRa
   Element* const accum = static_cast<Element*>(update.accum);
   Element* const accum_update = static_cast<Element*>(update.accum_update);
   const Element* const grad = static_cast<const Element*>(update.grad);
+  const uint32_t first_counter = FirstCounter(update.random_seed, h.step);
   const int64_t row_bytes = update.row_elements * static_cast<int64_t>(sizeof(Element));
   for (int64_t i = 0; i < range.num_rows; ++i) {
     if (i + kRowsAhead < range.num_rows) {
@@ -110,11 +113,13 @@ TF_ADADELTA_INLINE void UpdateRows(const SparseTensorUpdate& update, const RowRa
     const int64_t* const positions = range.positions + range.begins[i];
     const int64_t num_positions = range.begins[i + 1] - range.begins[i];
     const int64_t row = range.rows[i] * update.row_elements;
+    const uint32_t counter = CounterOfRow(first_counter, range.rows[i], update.row_elements);
     const int64_t end = i == range.num_rows - 1 ? range.end_element : update.row_elements;
     for (int64_t chunk = i == 0 ? range.first_element : 0; chunk < end; chunk += kChunk) {
       UpdateChunk<Element>(scalars, range.half_decays[i], grad + chunk, update.row_elements,
                            positions, num_positions, end - chunk < kChunk ? end - chunk : kChunk,
-                           var + row + chunk, accum + row + chunk, accum_update + row + chunk);
+                           var + row + chunk, accum + row + chunk, accum_update + row + chunk,
+                           counter + static_cast<uint32_t>(chunk / kPackElements<Element>));
     }
   }
 }
@@ -128,6 +133,8 @@ void TF_ADADELTA_SPARSE_LOOP(DType dtype, const SparseTensorUpdate& update, cons
       return UpdateRows<Half>(update, range, h);
     case DType::kBFloat16:
       return UpdateRows<BFloat16>(update, range, h);
+    case DType::kStochasticBFloat16:
+      return UpdateRows<StochasticBFloat16>(update, range, h);
     case DType::kFloat:
       return UpdateRows<float>(update, range, h);
     case DType::kDouble:

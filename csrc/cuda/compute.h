@@ -28,6 +28,39 @@ TF_ADADELTA_INLINE Scalars<T> ReadScalars(const DeviceHyperparameters& h) {
   return MakeScalars<T>(ReadScalar(h.learning_rate), ReadScalar(h.rho), ReadScalar(h.epsilon));
 }
 
+// The counter of the random bits of a variable.
+template <typename Storage>
+TF_ADADELTA_INLINE uint32_t ReadCounter([[maybe_unused]] const DeviceHyperparameters& h,
+                                        [[maybe_unused]] int64_t seed) {
+  if constexpr (kIsRandom<Storage>) {
+    return FirstCounter(seed, h.step.pointer != nullptr ? *h.step.pointer : h.step.value);
+  } else {
+    return 0;
+  }
+}
+
+// How the element `element` is rounded of those from `counter` on.
+template <typename Storage>
+TF_ADADELTA_INLINE RoundingOf<Storage> RoundingAt([[maybe_unused]] uint32_t counter,
+                                                  [[maybe_unused]] uint32_t element) {
+  if constexpr (kIsRandom<Storage>) {
+    const AtRandom word = {HashWord(counter + (element >> 1))};
+    return (element & 1u) == 0 ? word : Other(word);
+  } else {
+    return {};
+  }
+}
+
+template <typename Compute, typename Storage>
+TF_ADADELTA_INLINE void StoreRounded(const Compute& value,
+                                     [[maybe_unused]] RoundingOf<Storage> rounding, Storage* out) {
+  if constexpr (kIsRandom<Storage>) {
+    Store(value, rounding, out);
+  } else {
+    Store(value, out);
+  }
+}
+
 }  // namespace tf_adadelta::cuda
 
 #endif  // TF_ADADELTA_CUDA_COMPUTE_H_

@@ -35,7 +35,7 @@ cudaError_t LaunchAll(const std::vector<TensorUpdate>& updates,
   cudaError_t error = cudaSuccess;
   const bool averages = HaveAverages(updates);
   const bool grad_accums = HaveGradAccums(updates);
-  WithDenseKind(options != nullptr, averages, grad_accums, [&](auto kind) {
+  WithDenseKind<kIsRandom<Storage>>(options != nullptr, averages, grad_accums, [&](auto kind) {
     using Kind = decltype(kind);
     ForEachDenseLaunch<Kind>(
         updates, sizeof(Storage), hyperparameters, options, [&](const auto& launch) {
@@ -51,7 +51,7 @@ cudaError_t LaunchAll(const std::vector<TensorUpdate>& updates,
 template <typename Storage>
 cudaError_t LoadAll(bool options, bool averages, bool grad_accums) {
   cudaError_t error = cudaSuccess;
-  WithDenseKind(options, averages, grad_accums, [&](auto kind) {
+  WithDenseKind<kIsRandom<Storage>>(options, averages, grad_accums, [&](auto kind) {
     using Kind = decltype(kind);
     cudaFuncAttributes attributes;
     error = cudaFuncGetAttributes(&attributes, &DenseKernel<Storage, Kind, kSmallCapacity<Kind>>);

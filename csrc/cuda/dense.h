@@ -4,6 +4,7 @@
 #define TF_ADADELTA_CUDA_DENSE_H_
 
 #include <cstddef>
+#include <cstdint>
 #include <limits>
 #include <string>
 #include <vector>
@@ -19,10 +20,17 @@ struct Scalar {
   double value;
 };
 
+// The step, as `Hyperparameters` has it, likewise.
+struct Step {
+  const int64_t* pointer;
+  int64_t value;
+};
+
 struct DeviceHyperparameters {
   Scalar learning_rate;
   Scalar rho;
   Scalar epsilon;
+  Step step = {nullptr, 0};
 };
 
 // What is done around the update in the same pass, as `Options` has it. By default nothing.

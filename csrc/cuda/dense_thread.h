@@ -34,12 +34,13 @@ struct ClippedTensor : LaunchTensor<kStreams> {
 };
 
 // The launches of the update: without options, or with them and with the buffers that go with some
-// of them.
-template <bool options, bool average, bool grad_accum>
+// of them; to the nearest, or at random.
+template <bool options, bool average, bool grad_accum, bool random>
 struct DenseKind {
   static constexpr bool kOptions = options;
   static constexpr bool kHasAverage = average;
   static constexpr bool kHasGradAccum = grad_accum;
+  static constexpr bool kRandom = random;
 
   // The streams of a tensor.
   static constexpr int kGrad = 0;
@@ -52,10 +53,13 @@ struct DenseKind {
 
   static constexpr int kVectors = 2;
   using Scalars = std::conditional_t<options, AllScalars, PlainScalars>;
-  using Tensor = std::conditional_t<options, ClippedTensor<kStreams>, LaunchTensor<kStreams>>;
+  using NearestTensor =
+      std::conditional_t<options, ClippedTensor<kStreams>, LaunchTensor<kStreams>>;
+  using Tensor = std::conditional_t<random, RandomTensor<NearestTensor>, NearestTensor>;
 };
 
-using PlainKind = DenseKind<false, false, false>;
+template <bool random>
+using PlainKind = DenseKind<false, false, false, random>;
 
 // Calls `visit(launch)` for each launch that the update takes.
 template <typename Kind, typename Visit>
@@ -80,18 +84,22 @@ void ForEachDenseLaunch(const std::vector<TensorUpdate>& updates, int64_t elemen
     if constexpr (Kind::kOptions) {
       tensor.clip_factor = options->clip_factors ? options->clip_factors + i : nullptr;
     }
+    if constexpr (Kind::kRandom) {
+      tensor.seed = update.random_seed;
+      tensor.first_word = 0;
+    }
   }
   ForEachLaunch<Kind>(std::move(tensors), element_size, scalars, visit, max_blocks);
 }
 
 // Calls `use(kind)` with the kind of launches that updates with these are.
-template <typename Use>
+template <bool random, typename Use>
 auto WithDenseKind(bool options, bool average, bool grad_accum, const Use& use) {
-  if (!options) return use(PlainKind());
-  if (average && grad_accum) return use(DenseKind<true, true, true>());
-  if (average) return use(DenseKind<true, true, false>());
-  if (grad_accum) return use(DenseKind<true, false, true>());
-  return use(DenseKind<true, false, false>());
+  if (!options) return use(PlainKind<random>());
+  if (average && grad_accum) return use(DenseKind<true, true, true, random>());
+  if (average) return use(DenseKind<true, true, false, random>());
+  if (grad_accum) return use(DenseKind<true, false, true, random>());
+  return use(DenseKind<true, false, false, random>());
 }
 
 // The update of an element.
@@ -101,11 +109,12 @@ struct UpdateStep {
   TF_ADADELTA_INLINE static constexpr bool Writes(int stream) { return stream != Kind::kGrad; }
 
   template <typename Storage>
-  TF_ADADELTA_INLINE void operator()(Storage (&element)[Kind::kStreams]) const {
+  TF_ADADELTA_INLINE void operator()(Storage (&element)[Kind::kStreams], uint32_t i) const {
+    const RoundingOf<Storage> rounding = RoundingAt<Storage>(counter, i);
     Compute g = Load(element[Kind::kGrad]);
     if constexpr (Kind::kHasGradAccum) {
       g = AddGradient<Compute>(options, g, Load(element[Kind::kGradAccum]));
-      Store(Compute{0}, &element[Kind::kGradAccum]);
+      StoreRounded(Compute{0}, rounding, &element[Kind::kGradAccum]);
     } else if constexpr (Kind::kOptions) {
       g = options.grad_scale * g;
     }
@@ -118,17 +127,19 @@ struct UpdateStep {
       x = options.variable_loss != 0 ? DecayVariable<Compute>(options, x) : x;
     }
     x = MoveVariable<Compute>(scalars, AccumulateUpdate<Compute>(scalars, normalized_grad, u), x);
-    Store(x, &element[Kind::kVar]);
-    Store(a, &element[Kind::kAccum]);
-    Store(u, &element[Kind::kAccumUpdate]);
+    StoreRounded(x, Other(rounding), &element[Kind::kVar]);
+    StoreRounded(a, rounding, &element[Kind::kAccum]);
+    StoreRounded(u, rounding, &element[Kind::kAccumUpdate]);
     if constexpr (Kind::kHasAverage) {
       Compute average = Load(element[Kind::kAverage]);
-      Store(Average<Compute>(options, x, average), &element[Kind::kAverage]);
+      StoreRounded(Average<Compute>(options, x, average), Other(rounding),
+                   &element[Kind::kAverage]);
     }
   }
 
   Scalars<Compute> scalars;
   OptionScalars<Compute> options;
+  uint32_t counter;
 };
 
 // The same for a step that does not update.
@@ -143,17 +154,20 @@ struct AccumulateStep {
   }
 
   template <typename Storage>
-  TF_ADADELTA_INLINE void operator()(Storage (&element)[Kind::kStreams]) const {
+  TF_ADADELTA_INLINE void operator()(Storage (&element)[Kind::kStreams], uint32_t i) const {
+    const RoundingOf<Storage> rounding = RoundingAt<Storage>(counter, i);
     const Compute g =
         AddGradient<Compute>(options, Load(element[Kind::kGrad]), Load(element[Kind::kGradAccum]));
-    Store(g, &element[Kind::kGradAccum]);
+    StoreRounded(g, rounding, &element[Kind::kGradAccum]);
     if constexpr (Kind::kHasAverage) {
-      Store(Average<Compute>(options, Load(element[Kind::kVar]), Load(element[Kind::kAverage])),
-            &element[Kind::kAverage]);
+      const Compute average =
+          Average<Compute>(options, Load(element[Kind::kVar]), Load(element[Kind::kAverage]));
+      StoreRounded(average, Other(rounding), &element[Kind::kAverage]);
     }
   }
 
   OptionScalars<Compute> options;
+  uint32_t counter;
 };
 
 template <typename Kind, typename Compute>
@@ -177,18 +191,28 @@ TF_ADADELTA_INLINE void DenseThread(const Launch<Kind, kCapacity>& launch, int32
   using Compute = ComputeOf<Storage>;
   const Chunk chunk = FindChunk(launch, block, sizeof(Storage));
   const auto& tensor = launch.tensors[chunk.tensor];
+  const auto read_counter = [&]() -> uint32_t {
+    if constexpr (Kind::kRandom) {
+      return ReadCounter<Storage>(launch.scalars.hyperparameters, tensor.seed) + tensor.first_word +
+             static_cast<uint32_t>(chunk.begin / 2);
+    } else {
+      return 0;
+    }
+  };
   if constexpr (Kind::kHasGradAccum) {
     // Before the loads, of which such a step needs fewer.
     if (ReadScalar(launch.scalars.options.update) == 0) {
       ForEachElement<Storage, Kind::kVectors>(tensor, chunk, thread, [&] {
-        return AccumulateStep<Kind, Compute>{ReadOptions<Kind, Compute>(launch.scalars, tensor)};
+        return AccumulateStep<Kind, Compute>{ReadOptions<Kind, Compute>(launch.scalars, tensor),
+                                             read_counter()};
       });
       return;
     }
   }
   ForEachElement<Storage, Kind::kVectors>(tensor, chunk, thread, [&] {
     return UpdateStep<Kind, Compute>{ReadScalars<Compute>(launch.scalars.hyperparameters),
-                                     ReadOptions<Kind, Compute>(launch.scalars, tensor)};
+                                     ReadOptions<Kind, Compute>(launch.scalars, tensor),
+                                     read_counter()};
   });
 }
 

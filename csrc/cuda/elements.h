@@ -32,9 +32,10 @@ TF_ADADELTA_INLINE Vector<Storage>& VectorAt(Storage* start, int i) {
 }
 
 // Takes every kThreads-th vector of a chunk, from the vector `thread` on, or every kThreads-th
-// element where a stream does not start at a vector's address. Calls `step(element)` for each
-// element, with an array of its values in all streams. Of these, Step::Reads(stream) were loaded
-// and Step::Writes(stream) are stored; a stream that is neither is not touched.
+// element where a stream does not start at a vector's address. Calls `step(element, i)` for each
+// element, with an array of its values in all streams and its place in the chunk. Of these,
+// Step::Reads(stream) were loaded and Step::Writes(stream) are stored; a stream that is neither is
+// not touched.
 //
 // The step is what `make_step` returns once the loads are on their way; so it may load, too.
 // Returns it.
@@ -81,7 +82,7 @@ TF_ADADELTA_INLINE auto ForEachElement(const LaunchTensor<kStreams>& tensor, con
         for (int s = 0; s < kStreams; ++s) {
           if (Step::Reads(s)) element[s] = loaded[i][s].elements[j];
         }
-        step(element);
+        step(element, static_cast<uint32_t>(vector * kSize + j));
         TF_ADADELTA_UNROLL
         for (int s = 0; s < kStreams; ++s) {
           if (Step::Writes(s)) loaded[i][s].elements[j] = element[s];
@@ -99,7 +100,7 @@ TF_ADADELTA_INLINE auto ForEachElement(const LaunchTensor<kStreams>& tensor, con
     for (int s = 0; s < kStreams; ++s) {
       if (Step::Reads(s)) element[s] = streams[s][i];
     }
-    step(element);
+    step(element, static_cast<uint32_t>(i));
     TF_ADADELTA_UNROLL
     for (int s = 0; s < kStreams; ++s) {
       if (Step::Writes(s)) streams[s][i] = element[s];

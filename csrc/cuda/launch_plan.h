@@ -26,6 +26,13 @@ struct LaunchTensor {
   int64_t count;
 };
 
+// A tensor that is rounded at random (random_bits.h).
+template <typename Base>
+struct RandomTensor : Base {
+  int64_t seed;
+  uint32_t first_word;  // Of those of its variable: 0 unless this is not all of it.
+};
+
 // The parameters of one kernel launch: up to `kCapacity` tensors, none empty. A `Kind` of launches
 // has what all tensors share (Scalars), what a launch knows of one (Tensor, a LaunchTensor or
 // more), and how many vectors of each stream a thread handles (kVectors).
@@ -42,6 +49,7 @@ struct Launch {
 // bytes.
 template <typename Kind>
 constexpr int CapacityOf(size_t bytes) {
+  bytes -= bytes % alignof(typename Kind::Tensor);
   return static_cast<int>((bytes - sizeof(typename Kind::Scalars) - 2 * sizeof(int32_t)) /
                           (sizeof(typename Kind::Tensor) + sizeof(int32_t)));
 }
@@ -92,6 +100,12 @@ void Skip(int64_t elements, int64_t element_size, LaunchTensor<kStreams>* tensor
                                      static_cast<uintptr_t>(elements * element_size));
   }
   tensor->count -= elements;
+}
+
+template <typename Base>
+void Skip(int64_t elements, int64_t element_size, RandomTensor<Base>* tensor) {
+  Skip(elements, element_size, static_cast<Base*>(tensor));
+  tensor->first_word += static_cast<uint32_t>(elements / 2);
 }
 
 // Fills one launch from the tensors [next, end), and advances `next` to what did not fit.

@@ -75,7 +75,7 @@ std::string SquaredNorms(DType dtype, const std::vector<NormInput>& inputs,
   if (device.error() != cudaSuccess) return Explain(device.error());
   const auto handle = static_cast<cudaStream_t>(stream.handle);
   return WithNormKind(inputs, [&](auto kind) {
-    return WithStorage(dtype, [&](auto storage) {
+    return WithElement(dtype, [&](auto storage) {
       return LaunchAll<decltype(storage), decltype(kind)>(inputs, grad_scale, update, squared_norms,
                                                           allocate, handle);
     });

@@ -128,7 +128,7 @@ struct SquareStep {
   TF_ADADELTA_INLINE static constexpr bool Writes(int) { return false; }
 
   template <typename Storage>
-  TF_ADADELTA_INLINE void operator()(const Storage (&element)[Kind::kStreams]) {
+  TF_ADADELTA_INLINE void operator()(const Storage (&element)[Kind::kStreams], uint32_t) {
     double g = grad_scale * Load(element[Kind::kGrad]);
     if constexpr (Kind::kHasGradAccum) {
       g = MultiplyAdd<double>(grad_scale, Load(element[Kind::kGrad]),

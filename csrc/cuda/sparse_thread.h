@@ -274,7 +274,8 @@ TF_ADADELTA_INLINE void SumThread(const SparseTask& task, const RowGrid& grid, i
 // Updates kColumns columns of the row of a slot.
 template <typename Storage, typename Compute>
 TF_ADADELTA_INLINE void UpdateColumns(const SparseTask& task, const Scalars<Compute>& scalars,
-                                      int64_t slot, int64_t end, int64_t first_column, int lanes) {
+                                      uint32_t first_counter, int64_t slot, int64_t end,
+                                      int64_t first_column, int lanes) {
   const int64_t row_elements = task.update.row_elements;
   const int64_t columns_left = row_elements - first_column;
   const int64_t row = static_cast<int64_t>(task.keys[slot]) * row_elements + first_column;
@@ -282,6 +283,8 @@ TF_ADADELTA_INLINE void UpdateColumns(const SparseTask& task, const Scalars<Comp
   Storage* const accum = static_cast<Storage*>(task.update.accum) + row;
   Storage* const accum_update = static_cast<Storage*>(task.update.accum_update) + row;
   const auto half_decay = static_cast<Compute>(task.half_decays[slot]);
+  const uint32_t counter =
+      CounterOfRow(first_counter, static_cast<int64_t>(task.keys[slot]), row_elements);
 
   Compute sum[kColumns] = {kNothing, kNothing, kNothing, kNothing};
   int64_t next = slot;
@@ -309,9 +312,11 @@ TF_ADADELTA_INLINE void UpdateColumns(const SparseTask& task, const Scalars<Comp
       const Compute normalized_grad = AccumulateGradient<Compute>(scalars, sum[i], new_a);
       const Compute delta = AccumulateUpdate<Compute>(scalars, normalized_grad, new_u);
       new_x = MoveVariable<Compute>(scalars, delta, new_x);
-      Store(new_x, &var[column]);
-      Store(new_a, &accum[column]);
-      Store(new_u, &accum_update[column]);
+      const RoundingOf<Storage> rounding =
+          RoundingAt<Storage>(counter, static_cast<uint32_t>(first_column + column));
+      StoreRounded(new_x, Other(rounding), &var[column]);
+      StoreRounded(new_a, rounding, &accum[column]);
+      StoreRounded(new_u, rounding, &accum_update[column]);
     }
   }
 }
@@ -322,10 +327,11 @@ TF_ADADELTA_INLINE void UpdateThread(const SparseTask& task, const RowGrid& grid
                                      int64_t piece, int thread) {
   using Compute = ComputeOf<Storage>;
   const Scalars<Compute> scalars = ReadScalars<Compute>(task.hyperparameters);
+  const uint32_t counter = ReadCounter<Storage>(task.hyperparameters, task.update.random_seed);
   const auto update = [&](int64_t slot, int64_t column) {
     const int64_t end = task.ends[slot];
     if (end == 0) return;
-    UpdateColumns<Storage, Compute>(task, scalars, slot, end, column, grid.lanes());
+    UpdateColumns<Storage, Compute>(task, scalars, counter, slot, end, column, grid.lanes());
   };
   ForEachPiece(grid, task.update.num_indices, task.update.row_elements, block, piece, thread,
                update);

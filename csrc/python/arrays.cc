@@ -146,6 +146,25 @@ DType CheckVariables(Checker* checker, const ViewList& vars, const ViewList& acc
   return dtype;
 }
 
+template <typename Update>
+void SetRandomSeeds(const std::optional<std::vector<int64_t>>& seeds, std::vector<Update>* updates,
+                    DType* dtype) {
+  if (!seeds) return;
+  if (seeds->size() != updates->size()) {
+    throw py::value_error("random_seeds has length " + std::to_string(seeds->size()) +
+                          ", expected " + std::to_string(updates->size()) +
+                          ", one for each variable");
+  }
+  if (updates->empty()) return;
+  if (*dtype != DType::kBFloat16) {
+    throw py::type_error(
+        "variables[0] is not bfloat16, as expected where there are random_seeds: only that is "
+        "rounded stochastically");
+  }
+  *dtype = DType::kStochasticBFloat16;
+  for (size_t i = 0; i < seeds->size(); ++i) (*updates)[i].random_seed = (*seeds)[i];
+}
+
 }  // namespace
 
 int64_t ArrayView::size() const {
@@ -220,6 +239,10 @@ DenseArrays::DenseArrays(const ViewList& vars, const ViewList& accums,
   checker.CheckOverlap();
 }
 
+void DenseArrays::RoundAtRandom(const std::optional<std::vector<int64_t>>& seeds) {
+  SetRandomSeeds(seeds, &updates, &dtype);
+}
+
 NormArrays::NormArrays(const ViewList& grads, const std::optional<ViewList>& grad_accums,
                        const std::optional<ArrayView>& out) {
   Checker checker;
@@ -279,6 +302,10 @@ SparseArrays::SparseArrays(const ViewList& vars, const ViewList& accums,
                        RowElements(rows, vars[i].size()), indices[i].size()});
   }
   checker.CheckOverlap();
+}
+
+void SparseArrays::RoundAtRandom(const std::optional<std::vector<int64_t>>& seeds) {
+  SetRandomSeeds(seeds, &updates, &dtype);
 }
 
 }  // namespace tf_adadelta

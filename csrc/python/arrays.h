@@ -53,6 +53,9 @@ struct DenseArrays {
               const std::optional<ViewList>& grad_accums = std::nullopt,
               const std::optional<ArrayView>& clip_factors = std::nullopt);
 
+  // Throws like the constructor unless there is a seed for each variable, and these are bfloat16.
+  void RoundAtRandom(const std::optional<std::vector<int64_t>>& seeds);
+
   DType dtype;
   std::vector<TensorUpdate> updates;
 };
@@ -72,6 +75,8 @@ struct SparseArrays {
   SparseArrays(const ViewList& vars, const ViewList& accums, const ViewList& accum_updates,
                const ViewList& grads, const ViewList& indices,
                const std::optional<ViewList>& clocks);
+
+  void RoundAtRandom(const std::optional<std::vector<int64_t>>& seeds);
 
   DType dtype;
   IndexType index_type = IndexType::kInt64;

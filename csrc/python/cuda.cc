@@ -46,18 +46,13 @@ class DeviceArrays {
   // A number, or a scalar in the memory of the device.
   cuda::Scalar TakeScalar(const py::object& value, const std::string& name) {
     if (py::isinstance<py::float_>(value)) return {nullptr, value.cast<double>()};
-    const ArrayView view = Take(value, name);
-    if (view.dtype != "float64") {
-      throw py::type_error(name + " has dtype " + view.dtype + ", expected float64");
-    }
-    if (view.ndim != 0) {
-      throw py::value_error(name + " has " + std::to_string(view.ndim) +
-                            " dimensions, expected a scalar");
-    }
-    if (reinterpret_cast<uintptr_t>(view.data) % sizeof(double) != 0) {
-      throw py::value_error(name + " is not aligned to its dtype");
-    }
-    return {static_cast<const double*>(view.data), 0.0};
+    return {static_cast<const double*>(TakeScalarOf(value, name, "float64")), 0.0};
+  }
+
+  // A count of steps: a number, or an int64 scalar in the memory of the device.
+  cuda::Step TakeStep(const py::object& value) {
+    if (py::isinstance<py::int_>(value)) return {nullptr, value.cast<int64_t>()};
+    return {static_cast<const int64_t*>(TakeScalarOf(value, "step", "int64")), 0};
   }
 
   ArrayView Take(const py::object& capsule, const std::string& what) {
@@ -78,9 +73,26 @@ class DeviceArrays {
   int device() const { return device_; }
 
  private:
+  const void* TakeScalarOf(const py::object& value, const std::string& name, const char* dtype) {
+    const ArrayView view = Take(value, name);
+    if (view.dtype != dtype) {
+      throw py::type_error(name + " has dtype " + view.dtype + ", expected " + dtype);
+    }
+    if (view.ndim != 0) {
+      throw py::value_error(name + " has " + std::to_string(view.ndim) +
+                            " dimensions, expected a scalar");
+    }
+    if (reinterpret_cast<uintptr_t>(view.data) % view.itemsize != 0) {
+      throw py::value_error(name + " is not aligned to its dtype");
+    }
+    return view.data;
+  }
+
   std::vector<DlpackArray> arrays_;
   int device_ = cuda::Stream::kCurrentDevice;
 };
+
+using Seeds = std::optional<std::vector<int64_t>>;
 
 cuda::Stream StreamOf(uintptr_t handle, const DeviceArrays& arrays) {
   return {reinterpret_cast<void*>(handle), arrays.device()};
@@ -103,17 +115,18 @@ void RunDenseOnGpu(const Capsules& variables, const Capsules& accums, const Caps
                    const py::object& epsilon, const py::object& grad_scale,
                    const py::object& update, const py::object& clipvalue,
                    const py::object& weight_decay, const py::object& ema_momentum,
-                   uintptr_t stream) {
+                   const py::object& step, const Seeds& random_seeds, uintptr_t stream) {
   DeviceArrays taken;
   std::optional<ArrayView> factors;
   if (!clip_factors.is_none()) factors = taken.Take(clip_factors, "clip_factors");
-  const DenseArrays arrays(taken.Take(variables, "variables"), taken.Take(accums, "accums"),
-                           taken.Take(accum_updates, "accum_updates"), taken.Take(grads, "grads"),
-                           taken.Take(averages, "averages"), taken.Take(grad_accums, "grad_accums"),
-                           factors);
+  DenseArrays arrays(taken.Take(variables, "variables"), taken.Take(accums, "accums"),
+                     taken.Take(accum_updates, "accum_updates"), taken.Take(grads, "grads"),
+                     taken.Take(averages, "averages"), taken.Take(grad_accums, "grad_accums"),
+                     factors);
+  arrays.RoundAtRandom(random_seeds);
   const cuda::DeviceHyperparameters hyperparameters = {
       taken.TakeScalar(learning_rate, "learning_rate"), taken.TakeScalar(rho, "rho"),
-      taken.TakeScalar(epsilon, "epsilon")};
+      taken.TakeScalar(epsilon, "epsilon"), taken.TakeStep(step)};
   const cuda::DeviceOptions options = {
       taken.TakeScalar(grad_scale, "grad_scale"),
       taken.TakeScalar(update, "update"),
@@ -157,14 +170,16 @@ void RunNormsOnGpu(const Capsules& grads, const std::optional<Capsules>& grad_ac
 void RunSparseOnGpu(const Capsules& variables, const Capsules& accums,
                     const Capsules& accum_updates, const Capsules& grads, const Capsules& indices,
                     const std::optional<Capsules>& clocks, const py::object& learning_rate,
-                    const py::object& rho, const py::object& epsilon, uintptr_t stream) {
+                    const py::object& rho, const py::object& epsilon, const py::object& step,
+                    const Seeds& random_seeds, uintptr_t stream) {
   DeviceArrays taken;
-  const SparseArrays arrays(taken.Take(variables, "variables"), taken.Take(accums, "accums"),
-                            taken.Take(accum_updates, "accum_updates"), taken.Take(grads, "grads"),
-                            taken.Take(indices, "indices"), taken.Take(clocks, "clocks"));
+  SparseArrays arrays(taken.Take(variables, "variables"), taken.Take(accums, "accums"),
+                      taken.Take(accum_updates, "accum_updates"), taken.Take(grads, "grads"),
+                      taken.Take(indices, "indices"), taken.Take(clocks, "clocks"));
+  arrays.RoundAtRandom(random_seeds);
   const cuda::DeviceHyperparameters hyperparameters = {
       taken.TakeScalar(learning_rate, "learning_rate"), taken.TakeScalar(rho, "rho"),
-      taken.TakeScalar(epsilon, "epsilon")};
+      taken.TakeScalar(epsilon, "epsilon"), taken.TakeStep(step)};
   const cuda::Stream cuda_stream = StreamOf(stream, taken);
   std::string error;
   std::optional<BadIndex> bad;

@@ -41,32 +41,38 @@ void EmulateOnHost(const NumpyList& variables, const NumpyList& accums,
                    const std::optional<NumpyList>& grad_accums, double learning_rate, double rho,
                    double epsilon, bool options, double grad_scale, double update,
                    const std::optional<std::vector<double>>& clip_factors, double clipvalue,
-                   double weight_decay, double ema_momentum, bool by_pointer, int64_t max_blocks) {
+                   double weight_decay, double ema_momentum,
+                   const std::optional<std::vector<int64_t>>& random_seeds, int64_t step,
+                   bool by_pointer, int64_t max_blocks) {
   NumpyViews views;
   const auto views_of = [&](const std::optional<NumpyList>& arrays) {
     return arrays ? std::make_optional(views(*arrays)) : std::nullopt;
   };
-  const DenseArrays arrays(views(variables), views(accums), views(accum_updates), views(grads),
-                           views_of(averages), views_of(grad_accums));
+  DenseArrays arrays(views(variables), views(accums), views(accum_updates), views(grads),
+                     views_of(averages), views_of(grad_accums));
+  arrays.RoundAtRandom(random_seeds);
   const ScalarMaker scalar = {by_pointer};
-  const cuda::DeviceHyperparameters h = {scalar(learning_rate), scalar(rho), scalar(epsilon)};
+  const cuda::DeviceHyperparameters h = {
+      scalar(learning_rate), scalar(rho), scalar(epsilon),
+      by_pointer ? cuda::Step{&step, -1} : cuda::Step{nullptr, step}};
   const cuda::DeviceOptions o = {
       scalar(grad_scale),   scalar(update),       scalar(clipvalue),
       scalar(weight_decay), scalar(ema_momentum), clip_factors ? clip_factors->data() : nullptr};
   WithStorage(arrays.dtype, [&](auto storage) {
     using Storage = decltype(storage);
-    cuda::WithDenseKind(options, averages.has_value(), grad_accums.has_value(), [&](auto kind) {
-      cuda::ForEachDenseLaunch<decltype(kind)>(
-          arrays.updates, sizeof(Storage), h, options ? &o : nullptr,
-          [](const auto& launch) {
-            for (int32_t block = 0; block < launch.num_blocks; ++block) {
-              for (int thread = 0; thread < cuda::kThreads; ++thread) {
-                cuda::DenseThread<Storage>(launch, block, thread);
-              }
-            }
-          },
-          max_blocks);
-    });
+    cuda::WithDenseKind<kIsRandom<Storage>>(
+        options, averages.has_value(), grad_accums.has_value(), [&](auto kind) {
+          cuda::ForEachDenseLaunch<decltype(kind)>(
+              arrays.updates, sizeof(Storage), h, options ? &o : nullptr,
+              [](const auto& launch) {
+                for (int32_t block = 0; block < launch.num_blocks; ++block) {
+                  for (int thread = 0; thread < cuda::kThreads; ++thread) {
+                    cuda::DenseThread<Storage>(launch, block, thread);
+                  }
+                }
+              },
+              max_blocks);
+        });
   });
 }
 
@@ -90,7 +96,7 @@ std::vector<double> EmulateNormsOnHost(const NumpyList& grads,
                           grad_accums ? std::make_optional(views(*grad_accums)) : std::nullopt);
   const ScalarMaker scalar = {by_pointer};
   std::vector<double> squared_norms(grads.size(), std::nan(""));
-  WithStorage(arrays.dtype, [&](auto storage) {
+  WithElement(arrays.dtype, [&](auto storage) {
     using Storage = decltype(storage);
     cuda::WithNormKind(arrays.inputs, [&](auto kind) {
       using Kind = decltype(kind);
@@ -175,12 +181,14 @@ std::vector<int64_t> EmulateSparseOnHost(const NumpyList& variables, const Numpy
                                          const NumpyList& indices,
                                          const std::optional<NumpyList>& clocks,
                                          double learning_rate, double rho, double epsilon,
-                                         int64_t max_blocks, int64_t max_pieces) {
+                                         const std::optional<std::vector<int64_t>>& random_seeds,
+                                         int64_t step, int64_t max_blocks, int64_t max_pieces) {
   NumpyViews views;
-  const SparseArrays arrays(views(variables), views(accums), views(accum_updates), views(grads),
-                            views(indices),
-                            clocks ? std::make_optional(views(*clocks)) : std::nullopt);
-  const cuda::DeviceHyperparameters h = {{nullptr, learning_rate}, {nullptr, rho}, {&epsilon, 0.0}};
+  SparseArrays arrays(views(variables), views(accums), views(accum_updates), views(grads),
+                      views(indices), clocks ? std::make_optional(views(*clocks)) : std::nullopt);
+  arrays.RoundAtRandom(random_seeds);
+  const cuda::DeviceHyperparameters h = {
+      {nullptr, learning_rate}, {nullptr, rho}, {&epsilon, 0.0}, {&step, -1}};
   std::vector<int64_t> bad_positions;
   const auto run = [&](auto storage, auto index) {
     using Storage = decltype(storage);
@@ -219,7 +227,7 @@ std::vector<std::tuple<int64_t, Blocks>> LaunchesOf(const std::vector<uintptr_t>
   const cuda::DeviceOptions none;
   const cuda::DeviceOptions* const o = options ? &none : nullptr;
   std::vector<std::tuple<int64_t, Blocks>> launches;
-  cuda::WithDenseKind(options, average, grad_accum, [&](auto kind) {
+  cuda::WithDenseKind<false>(options, average, grad_accum, [&](auto kind) {
     cuda::ForEachDenseLaunch<decltype(kind)>(
         updates, itemsize, {}, o,
         [&](const auto& launch) {
@@ -249,7 +257,7 @@ void DefineCudaEmulation(py::module_& module) {
   module.def("emulate_cuda_sparse", &EmulateSparseOnHost);
   module.def("cuda_launches", &LaunchesOf);
   module.def("emulate_cuda_norms", &EmulateNormsOnHost);
-  module.attr("CUDA_CHUNK_BYTES") = cuda::kChunkBytes<cuda::PlainKind>;
+  module.attr("CUDA_CHUNK_BYTES") = cuda::kChunkBytes<cuda::PlainKind<false>>;
   module.attr("CUDA_NORM_CHUNK_BYTES") = cuda::kChunkBytes<cuda::NormKind<false>>;
 }
 

@@ -33,6 +33,7 @@ const InstructionSet& FindInstructionSet(const std::string& name) {
 }
 
 using ArrayList = std::vector<py::array>;
+using Seeds = std::optional<std::vector<int64_t>>;
 
 // Calls `update(workers, instruction_set)` with threads of its own.
 template <typename Update>
@@ -63,10 +64,11 @@ void RunDense(const ArrayList& variables, const ArrayList& accums, const ArrayLi
               const ArrayList& grads, const std::optional<ArrayList>& averages,
               const std::optional<ArrayList>& grad_accums, const Hyperparameters& h,
               const std::optional<std::vector<double>>& clip_factors, Options options,
-              int num_threads, const std::string& instruction_set) {
+              const Seeds& random_seeds, int num_threads, const std::string& instruction_set) {
   NumpyViews views;
-  const DenseArrays arrays(views(variables), views(accums), views(accum_updates), views(grads),
-                           ViewsOf(views, averages), ViewsOf(views, grad_accums));
+  DenseArrays arrays(views(variables), views(accums), views(accum_updates), views(grads),
+                     ViewsOf(views, averages), ViewsOf(views, grad_accums));
+  arrays.RoundAtRandom(random_seeds);
   if (clip_factors) {
     if (clip_factors->size() != variables.size()) {
       throw py::value_error("clip_factors has length " + std::to_string(clip_factors->size()) +
@@ -104,11 +106,12 @@ std::vector<double> RunNorms(const ArrayList& grads, const std::optional<ArrayLi
 
 void RunSparse(const ArrayList& variables, const ArrayList& accums, const ArrayList& accum_updates,
                const ArrayList& grads, const ArrayList& indices,
-               const std::optional<ArrayList>& clocks, const Hyperparameters& h, int num_threads,
-               const std::string& instruction_set) {
+               const std::optional<ArrayList>& clocks, const Hyperparameters& h,
+               const Seeds& random_seeds, int num_threads, const std::string& instruction_set) {
   NumpyViews views;
-  const SparseArrays arrays(views(variables), views(accums), views(accum_updates), views(grads),
-                            views(indices), ViewsOf(views, clocks));
+  SparseArrays arrays(views(variables), views(accums), views(accum_updates), views(grads),
+                      views(indices), ViewsOf(views, clocks));
+  arrays.RoundAtRandom(random_seeds);
   if (const std::optional<BadIndex> bad = FindBadIndex(arrays.index_type, arrays.updates)) {
     throw py::index_error(bad->Describe());
   }
@@ -145,6 +148,7 @@ PYBIND11_MODULE(_kernels, m) {
   using tf_adadelta::ArrayList;
 
   using tf_adadelta::Options;
+  using tf_adadelta::Seeds;
 
   m.def("fused_adadelta_apply",
         [](const ArrayList& variables, const ArrayList& accums, const ArrayList& accum_updates,
@@ -152,21 +156,22 @@ PYBIND11_MODULE(_kernels, m) {
            const std::optional<ArrayList>& grad_accums, double learning_rate, double rho,
            double epsilon, double grad_scale, bool update,
            const std::optional<std::vector<double>>& clip_factors, double clipvalue,
-           double weight_decay, double ema_momentum, int num_threads,
-           const std::string& instruction_set) {
+           double weight_decay, double ema_momentum, const Seeds& random_seeds, int64_t step,
+           int num_threads, const std::string& instruction_set) {
           tf_adadelta::RunDense(
               variables, accums, accum_updates, grads, averages, grad_accums,
-              {learning_rate, rho, epsilon}, clip_factors,
+              {learning_rate, rho, epsilon, step}, clip_factors,
               Options{grad_scale, update, nullptr, clipvalue, weight_decay, ema_momentum},
-              num_threads, instruction_set);
+              random_seeds, num_threads, instruction_set);
         });
   m.def("fused_adadelta_sparse_apply",
         [](const ArrayList& variables, const ArrayList& accums, const ArrayList& accum_updates,
            const ArrayList& grads, const ArrayList& indices, const std::optional<ArrayList>& clocks,
-           double learning_rate, double rho, double epsilon, int num_threads,
-           const std::string& instruction_set) {
+           double learning_rate, double rho, double epsilon, const Seeds& random_seeds,
+           int64_t step, int num_threads, const std::string& instruction_set) {
           tf_adadelta::RunSparse(variables, accums, accum_updates, grads, indices, clocks,
-                                 {learning_rate, rho, epsilon}, num_threads, instruction_set);
+                                 {learning_rate, rho, epsilon, step}, random_seeds, num_threads,
+                                 instruction_set);
         });
   m.def("copy_streams", &tf_adadelta::RunCopy);
   m.def("squared_norms", &tf_adadelta::RunNorms);
