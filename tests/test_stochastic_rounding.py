@@ -1,4 +1,4 @@
-"""Stochastic rounding by the kernels, through the NumPy door and as the threads of the CUDA ones."""
+"""Stochastic rounding by the kernels: of the CPU, and of the GPU as threads on the host."""
 
 import ml_dtypes
 import numpy as np

@@ -15,6 +15,31 @@ namespace {
 
 // Of the values that are handed on.
 constexpr int64_t kChunkBytes = 1024;
+template <typename Value>
+inline constexpr int64_t kChunkOf = kChunkBytes / sizeof(Value);
+
+// What the stages of an update hand on: a value, and how the element is rounded by all of them.
+template <typename Storage>
+struct Rounded {
+  ComputeOf<Storage> value;
+  RoundingOf<Storage> rounding;
+};
+
+template <typename Storage, int64_t kSize>
+class Values<Rounded<Storage>, kSize> {
+ public:
+  TF_ADADELTA_INLINE Rounded<Storage> Get(int64_t i) const {
+    return {values_.Get(i), roundings_.Get(i)};
+  }
+  TF_ADADELTA_INLINE void Set(int64_t i, const Rounded<Storage>& value) {
+    values_.Set(i, value.value);
+    roundings_.Set(i, value.rounding);
+  }
+
+ private:
+  Values<ComputeOf<Storage>, kSize> values_;
+  Values<RoundingOf<Storage>, kSize> roundings_;
+};
 
 // Runs the stages of a step over the elements [begin, end), the last stage named first. Each is
 // called with the index of an element and a value of it that is handed on from stage to stage.
@@ -23,10 +48,9 @@ constexpr int64_t kChunkBytes = 1024;
 // lines of the first cache, where their addresses are alike, as those of large allocations are. So
 // each stage is a chunk behind the one before, and what it is handed waits in that cache
 // (docs/design.md).
-template <typename Value, typename... Stages>
+template <typename Value, int64_t kChunk, typename... Stages>
 TF_ADADELTA_INLINE void RunStages(int64_t begin, int64_t end, const Stages&... stages) {
   constexpr int kNumStages = sizeof...(Stages);
-  constexpr int64_t kChunk = kChunkBytes / sizeof(Value);
   Values<Value, kChunk> values[kNumStages];
   const auto run = [&](int64_t chunk, const auto& stage) __attribute__((always_inline)) {
     const int64_t first = begin + chunk * kChunk;
@@ -67,42 +91,46 @@ TF_ADADELTA_INLINE void Adadelta(const TensorUpdate& update, int64_t begin, int6
   [[maybe_unused]] Storage* __restrict__ const grad_accum =
       static_cast<Storage*>(update.grad_accum);
 
-  const auto rounding = [counter](int64_t i) __attribute__((always_inline)) {
-    return RoundingAt<Storage>(counter, i);
-  };
-  const auto accumulate_gradient = [&](int64_t i, Compute& value) __attribute__((always_inline)) {
+  using Value = Rounded<Storage>;
+  const auto accumulate_gradient = [&](int64_t i, Value& handed_on) __attribute__((always_inline)) {
+    auto& [value, rounding] = handed_on;
+    rounding = RoundingAt<Storage>(counter, i);
     Compute g = Load(grad[i]);
     if constexpr (kGradAccum) {
       g = AddGradient<Compute>(options, g, Load(grad_accum[i]));
-      Store(Compute{0}, rounding(i), &grad_accum[i]);
+      Store(Compute{0}, rounding, &grad_accum[i]);
     } else if constexpr (kOptions) {
       g = options.grad_scale * g;
     }
     if constexpr (kOptions) g = ClipGradient<Compute>(options, g);
     Compute a = Load(accum[i]);
     value = AccumulateGradient<Compute>(scalars, g, a);
-    Store(a, rounding(i), &accum[i]);
+    Store(a, rounding, &accum[i]);
   };
-  const auto accumulate_update = [&](int64_t i, Compute& value) __attribute__((always_inline)) {
+  const auto accumulate_update = [&](int64_t i, Value& handed_on) __attribute__((always_inline)) {
+    auto& [value, rounding] = handed_on;
     Compute u = Load(accum_update[i]);
     value = AccumulateUpdate<Compute>(scalars, value, u);
-    Store(u, rounding(i), &accum_update[i]);
+    Store(u, rounding, &accum_update[i]);
   };
-  const auto move_variable = [&](int64_t i, Compute& value) __attribute__((always_inline)) {
+  const auto move_variable = [&](int64_t i, Value& handed_on) __attribute__((always_inline)) {
+    auto& [value, rounding] = handed_on;
     Compute x = Load(var[i]);
     if constexpr (kOptions) x = decays ? DecayVariable<Compute>(options, x) : x;
     x = MoveVariable<Compute>(scalars, value, x);
-    Store(x, Other(rounding(i)), &var[i]);
+    Store(x, Other(rounding), &var[i]);
     if constexpr (kAverage) value = x;
   };
   if constexpr (kAverage) {
-    const auto average_variable = [&](int64_t i, Compute& value) __attribute__((always_inline)) {
-      Store(Average<Compute>(options, value, Load(average[i])), Other(rounding(i)), &average[i]);
+    const auto average_variable = [&](int64_t i, Value& handed_on) __attribute__((always_inline)) {
+      auto& [value, rounding] = handed_on;
+      Store(Average<Compute>(options, value, Load(average[i])), Other(rounding), &average[i]);
     };
-    RunStages<Compute>(begin, end, average_variable, move_variable, accumulate_update,
-                       accumulate_gradient);
+    RunStages<Value, kChunkOf<Compute>>(begin, end, average_variable, move_variable,
+                                        accumulate_update, accumulate_gradient);
   } else {
-    RunStages<Compute>(begin, end, move_variable, accumulate_update, accumulate_gradient);
+    RunStages<Value, kChunkOf<Compute>>(begin, end, move_variable, accumulate_update,
+                                        accumulate_gradient);
   }
 }
 
@@ -209,7 +237,7 @@ TF_ADADELTA_INLINE void Copy(const TensorUpdate& update, int64_t begin, int64_t 
     array = value;
     value = before;
   };
-  RunStages<Bits>(
+  RunStages<Bits, kChunkOf<Bits>>(
       begin, end,
       [&](int64_t i, Bits& value) __attribute__((always_inline)) { swap(var[i], value); },
       [&](int64_t i, Bits& value) __attribute__((always_inline)) { swap(accum_update[i], value); },
