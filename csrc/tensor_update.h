@@ -58,6 +58,14 @@ struct SparseTensorUpdate {
   int64_t random_seed = 0;
 };
 
+// Returns the updates with the seeds of an array that has one for each; of none, as they are.
+template <typename Update>
+std::vector<Update> WithSeeds(std::vector<Update> updates, const int64_t* seeds) {
+  if (seeds == nullptr) return updates;
+  for (Update& update : updates) update.random_seed = *seeds++;
+  return updates;
+}
+
 // The elements of a row of a table; 0 where there is no row, whose other dimensions may then have
 // any product.
 inline int64_t RowElements(int64_t rows, int64_t elements) {

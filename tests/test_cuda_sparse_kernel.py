@@ -247,7 +247,8 @@ def test_registers_hold_everything(architecture, tmp_path):
     output = result.stdout + result.stderr
     assert result.returncode == 0 and "warning" not in output, output
     registers = list(map(int, re.findall(r"Used (\d+) registers", output)))
-    # Four kernels for each of two types, two for each of four dtypes, one of them rounded in two ways.
+    # Four kernels for each of two types, two for each of four dtypes, one of which is rounded in
+    # two ways.
     assert len(registers) == 18
     # Two blocks a multiprocessor at least.
     assert max(registers) <= 128, registers

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from tf_adadelta import ops
 from tf_adadelta._plan import Group
+from tf_adadelta._rounding import StochasticRounding
 from tf_adadelta._slices import as_slices, as_tensor, sum_duplicates
 from tf_adadelta._step_options import StepOptions
 
@@ -42,9 +43,11 @@ def apply_group(
     clip_factors: tf.Tensor | None,
     hyperparameters: Mapping[str, Any],
     options: StepOptions,
+    rounding: StochasticRounding | None,
 ) -> tf.Operation | None:
     """Updates a group of variables by gradients as `grads_of` returns them."""
     handles = group.handles()
+    random = rounding.inputs(group.variables) if rounding is not None else []
     scalars = {name: ops.as_hyperparameter(value) for name, value in hyperparameters.items()}
     if group.index_dtype is None:
         return ops.apply_handles(
@@ -63,6 +66,7 @@ def apply_group(
                 weight_decay=options.weight_decay if group.decayed else 0.0,
                 ema_momentum=options.ema_momentum,
             ),
+            random=random,
         )
     # Of these rows there are few: they are changed before the op, not in it.
     values = [options.changed(grad.values, clip_factors, i) for i, grad in enumerate(grads)]
@@ -74,6 +78,7 @@ def apply_group(
         values,
         [grad.indices for grad in grads],
         **scalars,
+        random=random,
     )
 
 

@@ -7,7 +7,16 @@ from tf_adadelta._patch import is_stand_in
 from tf_adadelta._slot import Slot
 
 # What our classes have besides the attributes of the stock ones.
-_OUR_ATTRIBUTES = ("sparse_update", "_sparse_update", "_dispatcher", "_step", "_pending", "_norms")
+_OUR_ATTRIBUTES = (
+    "sparse_update",
+    "_sparse_update",
+    "stochastic_rounding",
+    "seed",
+    "_dispatcher",
+    "_step",
+    "_pending",
+    "_norms",
+)
 
 
 def from_keras(optimizer: Any, *, sparse_update: str | None = None) -> Any:
@@ -67,7 +76,7 @@ def to_keras(optimizer: Any) -> Any:
 
     Returns:
         The stock optimizer, with the same variables, every row of them up to date. It knows no
-        `sparse_update`. Ours cannot be used for updates afterwards.
+        `sparse_update` and rounds to the nearest. Ours cannot be used for updates afterwards.
 
     Raises:
         TypeError: It is none of these. A subclass is none either: what it changes would be lost.

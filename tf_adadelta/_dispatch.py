@@ -12,6 +12,7 @@ import tensorflow as tf
 from tf_adadelta import _apply, _replicas
 from tf_adadelta._clocks import RowClock
 from tf_adadelta._plan import Group, Plan, Planner, Slots
+from tf_adadelta._rounding import StochasticRounding
 from tf_adadelta._slices import with_tensor_indices
 from tf_adadelta._step_options import PLAIN, StepOptions
 from tf_adadelta._support import why_none_is_served
@@ -62,6 +63,7 @@ class Dispatcher:
             where rows without a gradient do not change.
         stock: What the update does that takes the rest.
         on_clock: As `Planner` has it.
+        rounding: How bfloat16 variables are rounded; None: to the nearest.
 
     Attributes:
         planner: Decides which variables go together into one call of an op.
@@ -77,18 +79,21 @@ class Dispatcher:
         sparse_update: str,
         stock: StockUpdate,
         on_clock: Callable[[tf.Variable, RowClock], None] | None = None,
+        rounding: StochasticRounding | None = None,
     ) -> None:
         if sparse_update not in SPARSE_UPDATES:
             raise ValueError(f"sparse_update is {sparse_update!r}, expected 'exact' or 'lazy'")
         self._name = name
         self._sparse_update = sparse_update
         self._stock = stock
+        self._rounding = rounding
         self.planner = Planner(slots, sparse_update, on_clock)
         self._warned: set[str] = set()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Dispatcher":
         copied = copy.copy(self)
         copied.planner = copy.deepcopy(self.planner, memo)
+        copied._rounding = copy.deepcopy(self._rounding, memo)
         copied._warned = set(self._warned)
         return copied
 
@@ -116,14 +121,15 @@ class Dispatcher:
             the variables that are left to the stock update.
 
         Raises:
-            RuntimeError: There are others, and TF_ADADELTA_STRICT=1.
+            RuntimeError: There are others, and TF_ADADELTA_STRICT=1, or they were to be rounded
+                stochastically.
         """
         if not variables:
             return [], []
         all_positions = range(len(variables))
         reason = why_none_is_served()
         if reason is not None:
-            self._report(reason, "", grads)
+            self._report(reason, "", variables, grads)
             return [], list(all_positions)
         grads = list(map(with_tensor_indices, grads))
         if self._leaves_rows_alone(variables, grads, options):
@@ -157,7 +163,7 @@ class Dispatcher:
         def apply_here(device: str, grads: list[Any]) -> tf.Operation | None:
             taken = _apply.grads_of(group, grads, PLAIN)
             return _apply.apply_group(
-                group, taken, None, hyperparameters(device, group.dtype), PLAIN
+                group, taken, None, hyperparameters(device, group.dtype), PLAIN, self._rounding
             )
 
         return _replicas.update(group.variables[0], apply_here, (grads,))
@@ -176,7 +182,12 @@ class Dispatcher:
         )
         return [
             _apply.apply_group(
-                group, grads, factor, hyperparameters(group.devices[0], group.dtype), options
+                group,
+                grads,
+                factor,
+                hyperparameters(group.devices[0], group.dtype),
+                options,
+                self._rounding,
             )
             for group, grads, factor in zip(groups, taken, factors)
         ]
@@ -198,9 +209,21 @@ class Dispatcher:
         for reason, positions in plan.unserved.items():
             name = plan.variables[positions[0]].name.removesuffix(":0")
             others = f" (and {len(positions) - 1} more)" if len(positions) > 1 else ""
-            self._report(reason, f"'{name}'{others} ", [grads[i] for i in positions])
+            unserved = [plan.variables[i] for i in positions]
+            self._report(reason, f"'{name}'{others} ", unserved, [grads[i] for i in positions])
 
-    def _report(self, reason: str, subject: str, grads: Sequence[Any]) -> None:
+    def _report(
+        self,
+        reason: str,
+        subject: str,
+        variables: Sequence[tf.Variable],
+        grads: Sequence[Any],
+    ) -> None:
+        if self._rounding is not None and any(map(self._rounding.rounds, variables)):
+            raise RuntimeError(
+                f"tf_adadelta: optimizer '{self._name}' cannot round stochastically, as only the "
+                f"fused update does: {subject}{reason}."
+            )
         differences = ""
         if any(isinstance(_replicas.components(grad)[0], tf.IndexedSlices) for grad in grads):
             differences = self._stock.differences(self._sparse_update)

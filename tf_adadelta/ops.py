@@ -38,6 +38,8 @@ def fused_adadelta_apply(
     clipvalue: Any = math.inf,
     weight_decay: Any = 0.0,
     ema_momentum: Any = 0.0,
+    random_seeds: Any = None,
+    step: Any = 0,
     use_locking: bool = False,
 ) -> tf.Operation | None:
     """Updates a list of variables by the Adadelta rule, in one pass over memory.
@@ -84,6 +86,11 @@ def fused_adadelta_apply(
         clipvalue: Scalar, the largest magnitude of the elements of a gradient then.
         weight_decay: Scalar, the part of itself, times the learning rate, that a variable loses.
         ema_momentum: Scalar, the decay rate of `averages`.
+        random_seeds: None: what is stored is rounded to the nearest. With bfloat16 variables also
+            an int for each of them (or an int64 tensor): it is then rounded stochastically, by bits
+            that are a hash of the seed, of `step` and of the place of the element, the same on
+            every device and for any number of threads.
+        step: Scalar, an int or an integer tensor: the count of steps before this one.
         use_locking: For symmetry with `ResourceApplyAdadelta`; the locks of all variables are held
             during the update either way.
 
@@ -117,6 +124,7 @@ def fused_adadelta_apply(
         grads=[_as_tensor(grad, dtype, f"grads[{i}]") for i, grad in enumerate(grads)],
         **_as_hyperparameters(learning_rate, rho, epsilon),
         options=options,
+        random=_as_random(random_seeds, step, dtype, len(grads)),
         use_locking=use_locking,
     )
 
@@ -174,6 +182,8 @@ def fused_adadelta_sparse_apply(
     learning_rate: Any,
     rho: Any = 0.95,
     epsilon: Any = 1e-7,
+    random_seeds: Any = None,
+    step: Any = 0,
     use_locking: bool = False,
 ) -> tf.Operation | None:
     """Updates the rows of a list of variables that have a gradient.
@@ -204,6 +214,8 @@ def fused_adadelta_sparse_apply(
         learning_rate: Scalar: a number, tensor or variable. 1.0 in the paper.
         rho: Scalar, the decay rate of both averages.
         epsilon: Scalar, added inside both square roots.
+        random_seeds: As in `fused_adadelta_apply`.
+        step: As in `fused_adadelta_apply`.
         use_locking: As in `fused_adadelta_apply`.
 
     Returns:
@@ -240,6 +252,7 @@ def fused_adadelta_sparse_apply(
         grads=[_as_tensor(grad, dtype, f"grads[{i}]") for i, grad in enumerate(grads)],
         indices=indices,
         **_as_hyperparameters(learning_rate, rho, epsilon),
+        random=_as_random(random_seeds, step, dtype, len(grads)),
         use_locking=use_locking,
     )
 
@@ -314,11 +327,12 @@ def apply_handles(
     rho: tf.Tensor,
     epsilon: tf.Tensor,
     options: Options = Options(),
+    random: Sequence[tf.Tensor] = (),
     use_locking: bool = False,
 ) -> tf.Operation | None:
     """Calls the op itself: non-empty lists of resource handles and tensors, float64 scalars.
 
-    `averages` and `grad_accums` may be empty.
+    `averages` and `grad_accums` may be empty; `random` too, or `random_inputs`.
     """
     plain = not averages and not grad_accums and options.are_plain()
     return _library.load_ops().fused_adadelta_apply(
@@ -332,6 +346,7 @@ def apply_handles(
         rho=rho,
         epsilon=epsilon,
         options=[] if plain else options.as_inputs(len(variables)),
+        random=random,
         use_locking=use_locking,
     )
 
@@ -362,6 +377,7 @@ def sparse_apply_handles(
     learning_rate: tf.Tensor,
     rho: tf.Tensor,
     epsilon: tf.Tensor,
+    random: Sequence[tf.Tensor] = (),
     use_locking: bool = False,
 ) -> tf.Operation | None:
     """Calls the sparse op itself, like `apply_handles`; `clocks` may be empty."""
@@ -375,8 +391,14 @@ def sparse_apply_handles(
         learning_rate=learning_rate,
         rho=rho,
         epsilon=epsilon,
+        random=random,
         use_locking=use_locking,
     )
+
+
+def random_inputs(random_seeds: Any, step: Any) -> list[tf.Tensor]:
+    """Returns the inputs of an op that rounds stochastically."""
+    return [tf.cast(step, tf.int64), tf.cast(random_seeds, tf.int64)]
 
 
 def as_hyperparameter(value: Any) -> tf.Tensor:
@@ -426,6 +448,25 @@ def _as_hyperparameters(learning_rate: Any, rho: Any, epsilon: Any) -> dict[str,
         "rho": as_hyperparameter(rho),
         "epsilon": as_hyperparameter(epsilon),
     }
+
+
+def _as_random(random_seeds: Any, step: Any, dtype: tf.DType, count: int) -> list[tf.Tensor]:
+    """Returns what the op takes for rounding, from the arguments of a call."""
+    if random_seeds is None:
+        return []
+    if dtype != tf.bfloat16:
+        raise TypeError(
+            f"variables[0] has dtype {dtype.name}, expected bfloat16 with random_seeds: only that "
+            "is rounded stochastically"
+        )
+    seeds = random_seeds if tf.is_tensor(random_seeds) else np.asarray(random_seeds).reshape(-1)
+    if seeds.dtype not in (*INDEX_DTYPES, np.int32, np.int64):
+        raise TypeError(f"random_seeds has dtype {seeds.dtype}, expected integers")
+    if not tf.is_tensor(seeds) and len(seeds) != count:
+        raise ValueError(
+            f"random_seeds has length {len(seeds)}, expected {count}, one for each variable"
+        )
+    return random_inputs(seeds, step)
 
 
 def _check_lengths(lists: dict[str, list[Any]]) -> None:

@@ -9,6 +9,7 @@ import tensorflow as tf
 from keras.src.backend import Variable
 
 from tf_adadelta._dispatch import Dispatcher, StockUpdate
+from tf_adadelta._rounding import StochasticRounding
 from tf_adadelta._slices import sum_duplicates
 from tf_adadelta._slot import Slot
 from tf_adadelta._step_options import KnownNorms, StepOptions
@@ -76,13 +77,23 @@ class Adadelta(keras.optimizers.Adadelta):
         sparse_update: "exact": a sparse gradient has the result of the dense one, as Keras means it
             (but with duplicates summed, which Keras gets wrong). "lazy": rows without a gradient do
             not change, averages included, as `tf.compat.v1.train.AdadeltaOptimizer` has it.
+        stochastic_rounding: Whether bfloat16 variables, as with the dtype policy "bfloat16", and
+            what is kept for them are rounded up or down at random, so that they are right in the
+            mean; rounded to the nearest, they stop moving where a step is less than half the
+            distance of two bfloat16. Variables of other dtypes are always rounded to the nearest.
+            What is not fused raises a `RuntimeError` then; under a strategy, weight decay and
+            averages, which are Keras's own there, round to the nearest.
+        seed: An int, at least 0 and less than 2^31. The random bits are a hash of it, of
+            `iterations`, and of the place of the element: they are the same on every device, and
+            again after a save and a load.
         **kwargs: As `keras.optimizers.Adadelta` has them.
 
     Raises:
-        ValueError: `sparse_update` is neither "exact" nor "lazy".
+        ValueError: `sparse_update` is neither "exact" nor "lazy", or `seed` is out of range.
         tf.errors.InvalidArgumentError: In `apply`: a gradient has another shape than its variable,
             or an index that is not that of a row. No variable of that dtype has then been changed.
-        RuntimeError: In `apply`: something is not served and `TF_ADADELTA_STRICT=1`.
+        RuntimeError: In `apply`: something is not served and `TF_ADADELTA_STRICT=1`, or it is
+            bfloat16 and `stochastic_rounding` is asked for.
 
     Reference:
         Zeiler, "ADADELTA: An Adaptive Learning Rate Method", 2012, arXiv:1212.5701, Algorithm 1.
@@ -108,6 +119,8 @@ class Adadelta(keras.optimizers.Adadelta):
         gradient_accumulation_steps: int | None = None,
         name: str | None = None,
         sparse_update: str = "exact",
+        stochastic_rounding: bool = False,
+        seed: int = 0,
         **kwargs: Any,
     ) -> None:
         super().__init__(
@@ -126,18 +139,32 @@ class Adadelta(keras.optimizers.Adadelta):
             name=name,
             **kwargs,
         )
-        self.start_fused(sparse_update)
+        self.start_fused(sparse_update, stochastic_rounding, seed)
 
-    def start_fused(self, sparse_update: str = "exact") -> None:
+    def start_fused(
+        self, sparse_update: str = "exact", stochastic_rounding: bool = False, seed: int = 0
+    ) -> None:
         """Sets up what this class has besides the attributes of Keras's, which are there already.
 
         Args:
             sparse_update: As the constructor has it.
+            stochastic_rounding: Likewise.
+            seed: Likewise.
         """
+        if not isinstance(seed, int) or not 0 <= seed < 2**31:
+            raise ValueError(f"seed is {seed!r}, expected an int from 0 to 2147483647")
         self.sparse_update = sparse_update
+        self.stochastic_rounding = stochastic_rounding
+        self.seed = seed
         self._step = _Step()
+        rounding = StochasticRounding(self._seed_of, self._count_of_steps)
         self._dispatcher = Dispatcher(
-            self.name, self._slots_of, sparse_update, _STOCK_UPDATE, self._start_clock
+            self.name,
+            self._slots_of,
+            sparse_update,
+            _STOCK_UPDATE,
+            self._start_clock,
+            rounding if stochastic_rounding else None,
         )
         if self.built:
             self._adopt_slots()
@@ -161,10 +188,12 @@ class Adadelta(keras.optimizers.Adadelta):
                     )
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the configuration; that of Keras, unless `sparse_update` is "lazy"."""
+        """Returns the configuration: that of Keras, and what was asked for besides."""
         config = super().get_config()
         if self.sparse_update != "exact":
             config["sparse_update"] = self.sparse_update
+        if self.stochastic_rounding:
+            config.update(stochastic_rounding=True, seed=self.seed)
         return config
 
     def assign(self, variable: Any, value: Any) -> None:
@@ -174,6 +203,12 @@ class Adadelta(keras.optimizers.Adadelta):
     def _slots_of(self, variable: Any) -> tuple[Any, Any]:
         index = self._get_variable_index(variable)
         return self._accumulated_grads[index].stored, self._accumulated_delta_vars[index].stored
+
+    def _seed_of(self, variable: Any) -> int:
+        return (self.seed << 32) + self._get_variable_index(variable)
+
+    def _count_of_steps(self) -> Any:
+        return self._iterations.value
 
     def _start_clock(self, variable: Any, clock: Any) -> None:
         index = self._get_variable_index(variable)

@@ -31,9 +31,11 @@ TF_ADADELTA_INLINE Scalars<T> ReadScalars(const DeviceHyperparameters& h) {
 // The counter of the random bits of a variable.
 template <typename Storage>
 TF_ADADELTA_INLINE uint32_t ReadCounter([[maybe_unused]] const DeviceHyperparameters& h,
+                                        [[maybe_unused]] const int64_t* seed_pointer,
                                         [[maybe_unused]] int64_t seed) {
   if constexpr (kIsRandom<Storage>) {
-    return FirstCounter(seed, h.step.pointer != nullptr ? *h.step.pointer : h.step.value);
+    return FirstCounter(seed_pointer != nullptr ? *seed_pointer : seed,
+                        h.random.step_pointer != nullptr ? *h.random.step_pointer : h.random.step);
   } else {
     return 0;
   }

@@ -20,17 +20,20 @@ struct Scalar {
   double value;
 };
 
-// The step, as `Hyperparameters` has it, likewise.
-struct Step {
-  const int64_t* pointer;
-  int64_t value;
+// What the random bits of a call depend on.
+struct DeviceRandom {
+  // The step, as `Hyperparameters` has it: in device memory, or known to the host.
+  const int64_t* step_pointer = nullptr;
+  int64_t step = 0;
+  // In device memory, one for each variable of the call; null: those of the updates.
+  const int64_t* seeds = nullptr;
 };
 
 struct DeviceHyperparameters {
   Scalar learning_rate;
   Scalar rho;
   Scalar epsilon;
-  Step step = {nullptr, 0};
+  DeviceRandom random;
 };
 
 // What is done around the update in the same pass, as `Options` has it. By default nothing.

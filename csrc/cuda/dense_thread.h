@@ -85,6 +85,8 @@ void ForEachDenseLaunch(const std::vector<TensorUpdate>& updates, int64_t elemen
       tensor.clip_factor = options->clip_factors ? options->clip_factors + i : nullptr;
     }
     if constexpr (Kind::kRandom) {
+      tensor.seed_pointer =
+          hyperparameters.random.seeds ? hyperparameters.random.seeds + i : nullptr;
       tensor.seed = update.random_seed;
       tensor.first_word = 0;
     }
@@ -193,8 +195,9 @@ TF_ADADELTA_INLINE void DenseThread(const Launch<Kind, kCapacity>& launch, int32
   const auto& tensor = launch.tensors[chunk.tensor];
   const auto read_counter = [&]() -> uint32_t {
     if constexpr (Kind::kRandom) {
-      return ReadCounter<Storage>(launch.scalars.hyperparameters, tensor.seed) + tensor.first_word +
-             static_cast<uint32_t>(chunk.begin / 2);
+      return ReadCounter<Storage>(launch.scalars.hyperparameters, tensor.seed_pointer,
+                                  tensor.seed) +
+             tensor.first_word + static_cast<uint32_t>(chunk.begin / 2);
     } else {
       return 0;
     }

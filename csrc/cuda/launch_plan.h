@@ -29,6 +29,7 @@ struct LaunchTensor {
 // A tensor that is rounded at random (random_bits.h).
 template <typename Base>
 struct RandomTensor : Base {
+  const int64_t* seed_pointer;  // To device memory; null where `seed` counts.
   int64_t seed;
   uint32_t first_word;  // Of those of its variable: 0 unless this is not all of it.
 };

@@ -171,8 +171,10 @@ std::string UpdateAll(IndexType index_type, const std::vector<SparseTensorUpdate
   }
   for (size_t i = 0; i < updates.size(); ++i) {
     if (updates[i].num_indices == 0 && updates[i].clock == nullptr) continue;
+    DeviceHyperparameters own = hyperparameters;
+    if (own.random.seeds != nullptr) own.random.seeds += i;
     const cudaError_t error =
-        UpdateOne<Storage>(index_type, updates[i], hyperparameters, workspaces[i], memory, stream);
+        UpdateOne<Storage>(index_type, updates[i], own, workspaces[i], memory, stream);
     if (error != cudaSuccess) return Explain(error);
   }
   return "";

@@ -39,7 +39,7 @@ inline constexpr int64_t kPieceColumns = kMostLanes * kColumns;
 // One variable with the slots of its gradient.
 struct SparseTask {
   SparseTensorUpdate update;
-  DeviceHyperparameters hyperparameters;
+  DeviceHyperparameters hyperparameters;  // With the seeds from that of this variable on.
   const uint64_t* keys;  // Of each slot: its row of the variable, or `rows` for none. Ascending.
   const int64_t* positions;  // Of each slot: its row of the gradient.
   int64_t* ends;             // Of the first slot of a row: behind its last one. Of others: 0.
@@ -327,7 +327,8 @@ TF_ADADELTA_INLINE void UpdateThread(const SparseTask& task, const RowGrid& grid
                                      int64_t piece, int thread) {
   using Compute = ComputeOf<Storage>;
   const Scalars<Compute> scalars = ReadScalars<Compute>(task.hyperparameters);
-  const uint32_t counter = ReadCounter<Storage>(task.hyperparameters, task.update.random_seed);
+  const uint32_t counter = ReadCounter<Storage>(
+      task.hyperparameters, task.hyperparameters.random.seeds, task.update.random_seed);
   const auto update = [&](int64_t slot, int64_t column) {
     const int64_t end = task.ends[slot];
     if (end == 0) return;

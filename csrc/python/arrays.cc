@@ -162,7 +162,7 @@ void SetRandomSeeds(const std::optional<std::vector<int64_t>>& seeds, std::vecto
         "rounded stochastically");
   }
   *dtype = DType::kStochasticBFloat16;
-  for (size_t i = 0; i < seeds->size(); ++i) (*updates)[i].random_seed = (*seeds)[i];
+  *updates = WithSeeds(std::move(*updates), seeds->data());
 }
 
 }  // namespace

@@ -50,7 +50,7 @@ class DeviceArrays {
   }
 
   // A count of steps: a number, or an int64 scalar in the memory of the device.
-  cuda::Step TakeStep(const py::object& value) {
+  cuda::DeviceRandom TakeStep(const py::object& value) {
     if (py::isinstance<py::int_>(value)) return {nullptr, value.cast<int64_t>()};
     return {static_cast<const int64_t*>(TakeScalarOf(value, "step", "int64")), 0};
   }

@@ -52,9 +52,10 @@ void EmulateOnHost(const NumpyList& variables, const NumpyList& accums,
                      views_of(averages), views_of(grad_accums));
   arrays.RoundAtRandom(random_seeds);
   const ScalarMaker scalar = {by_pointer};
-  const cuda::DeviceHyperparameters h = {
-      scalar(learning_rate), scalar(rho), scalar(epsilon),
-      by_pointer ? cuda::Step{&step, -1} : cuda::Step{nullptr, step}};
+  cuda::DeviceHyperparameters h = {
+      scalar(learning_rate), scalar(rho), scalar(epsilon), {nullptr, step}};
+  const int64_t* const seeds = random_seeds ? random_seeds->data() : nullptr;
+  if (by_pointer) h.random = {&step, -1, seeds};
   const cuda::DeviceOptions o = {
       scalar(grad_scale),   scalar(update),       scalar(clipvalue),
       scalar(weight_decay), scalar(ema_momentum), clip_factors ? clip_factors->data() : nullptr};

@@ -29,7 +29,13 @@ double ScalarOf(OpKernelContext* ctx, int input) { return ctx->input(input).scal
 
 Hyperparameters HyperparametersOf(OpKernelContext* ctx, const Inputs& inputs) {
   return {ScalarOf(ctx, inputs.at(Inputs::kLearningRate)), ScalarOf(ctx, inputs.at(Inputs::kRho)),
-          ScalarOf(ctx, inputs.at(Inputs::kEpsilon))};
+          ScalarOf(ctx, inputs.at(Inputs::kEpsilon)),
+          inputs.has(Inputs::kStep) ? ctx->input(inputs.at(Inputs::kStep)).scalar<int64_t>()() : 0};
+}
+
+const int64_t* SeedsOf(OpKernelContext* ctx, const Inputs& inputs) {
+  if (!inputs.has(Inputs::kRandomSeeds)) return nullptr;
+  return ctx->input(inputs.at(Inputs::kRandomSeeds)).flat<int64_t>().data();
 }
 
 Options OptionsOf(OpKernelContext* ctx, const Inputs& inputs) {
@@ -82,8 +88,9 @@ class FusedAdadeltaApplyOp : public FusedOp {
     LockedVariables vars;
     OP_REQUIRES_OK(ctx, vars.LockAndValidate(ctx, inputs(), tensorflow::DataTypeToEnum<T>::value));
     OP_REQUIRES_OK(ctx, Unshare<T>(ctx, inputs(), vars));
-    DenseUpdate(DTypeOf<T>(), UpdatesOf(ctx, inputs(), vars), HyperparametersOf(ctx, inputs()),
-                OptionsOf(ctx, inputs()), WorkersOf(ctx));
+    DenseUpdate(StorageOf(DTypeOf<T>(), inputs()),
+                WithSeeds(UpdatesOf(ctx, inputs(), vars), SeedsOf(ctx, inputs())),
+                HyperparametersOf(ctx, inputs()), OptionsOf(ctx, inputs()), WorkersOf(ctx));
   }
 };
 
@@ -102,7 +109,8 @@ class FusedAdadeltaSparseApplyOp : public FusedOp {
         FindBadIndex(kIndexType, SparseUpdatesOf(ctx, inputs(), vars));
     OP_REQUIRES(ctx, !bad, OutOfRange(ctx, inputs(), *bad));
     OP_REQUIRES_OK(ctx, Unshare<T>(ctx, inputs(), vars));
-    SparseUpdate(DTypeOf<T>(), kIndexType, SparseUpdatesOf(ctx, inputs(), vars),
+    SparseUpdate(StorageOf(DTypeOf<T>(), inputs()), kIndexType,
+                 WithSeeds(SparseUpdatesOf(ctx, inputs(), vars), SeedsOf(ctx, inputs())),
                  HyperparametersOf(ctx, inputs()), WorkersOf(ctx));
   }
 };

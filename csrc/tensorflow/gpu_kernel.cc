@@ -62,13 +62,22 @@ const double* ScalarsOf(OpKernelContext* ctx, const Inputs& inputs, Inputs::List
   return static_cast<const double*>(ctx->input(inputs.at(list)).data());
 }
 
+// Null where the call has no such input.
+const int64_t* IntegersOf(OpKernelContext* ctx, const Inputs& inputs, Inputs::List list) {
+  if (!inputs.has(list)) return nullptr;
+  return static_cast<const int64_t*>(ctx->input(inputs.at(list)).data());
+}
+
 cuda::Scalar ScalarOf(OpKernelContext* ctx, const Inputs& inputs, Inputs::List list) {
   return {ScalarsOf(ctx, inputs, list), 0.0};
 }
 
 cuda::DeviceHyperparameters HyperparametersOf(OpKernelContext* ctx, const Inputs& inputs) {
-  return {ScalarOf(ctx, inputs, Inputs::kLearningRate), ScalarOf(ctx, inputs, Inputs::kRho),
-          ScalarOf(ctx, inputs, Inputs::kEpsilon)};
+  return {
+      ScalarOf(ctx, inputs, Inputs::kLearningRate),
+      ScalarOf(ctx, inputs, Inputs::kRho),
+      ScalarOf(ctx, inputs, Inputs::kEpsilon),
+      {IntegersOf(ctx, inputs, Inputs::kStep), 0, IntegersOf(ctx, inputs, Inputs::kRandomSeeds)}};
 }
 
 std::optional<cuda::DeviceOptions> OptionsOf(OpKernelContext* ctx, const Inputs& inputs) {
@@ -126,9 +135,10 @@ class FusedAdadeltaApplyGpuOp : public FusedGpuOp {
     OP_REQUIRES_OK(ctx,
                    Prepare(ctx, inputs(), tensorflow::DataTypeToEnum<T>::value, stream, &vars));
     const std::optional<cuda::DeviceOptions> options = OptionsOf(ctx, inputs());
-    OP_REQUIRES_OK(ctx, ToStatus(cuda::DenseUpdate(DTypeOf<T>(), UpdatesOf(ctx, inputs(), vars),
-                                                   HyperparametersOf(ctx, inputs()),
-                                                   options ? &*options : nullptr, stream)));
+    OP_REQUIRES_OK(ctx,
+                   ToStatus(cuda::DenseUpdate(
+                       StorageOf(DTypeOf<T>(), inputs()), UpdatesOf(ctx, inputs(), vars),
+                       HyperparametersOf(ctx, inputs()), options ? &*options : nullptr, stream)));
   }
 };
 
@@ -156,8 +166,8 @@ class FusedAdadeltaSparseApplyGpuOp : public FusedGpuOp {
       OP_REQUIRES(ctx, !bad, OutOfRange(ctx, inputs(), *bad));
     }
     const std::string error =
-        cuda::SparseUpdate(DTypeOf<T>(), kIndexType, updates, HyperparametersOf(ctx, inputs()),
-                           workspace.allocate(), stream);
+        cuda::SparseUpdate(StorageOf(DTypeOf<T>(), inputs()), kIndexType, updates,
+                           HyperparametersOf(ctx, inputs()), workspace.allocate(), stream);
     OP_REQUIRES_OK(ctx, workspace.status());
     OP_REQUIRES_OK(ctx, ToStatus(error));
   }

@@ -10,7 +10,7 @@
 namespace tf_adadelta {
 
 // The inputs are lists, one after the other. The resources come first, the scalars (and with them
-// the factors of a clip) last.
+// the vectors) last.
 class Inputs {
  public:
   enum List {
@@ -31,6 +31,8 @@ class Inputs {
     kClipvalue,
     kWeightDecay,
     kEmaMomentum,
+    kStep,
+    kRandomSeeds,
     kNumLists
   };
 
@@ -41,18 +43,21 @@ class Inputs {
     bool averages;
     bool grad_accums;
     bool options;
+    bool random;
   };
 
   static Inputs Dense(int num_variables, const Optional& has) {
     const int n = num_variables;
     const int option = has.options ? 1 : 0;
+    const int random = has.random ? 1 : 0;
     return Inputs({n, n, n, 0, has.averages ? n : 0, has.grad_accums ? n : 0, n, 0, 1, 1, 1, option,
-                   option, option, option, option, option});
+                   option, option, option, option, option, random, random});
   }
 
-  static Inputs Sparse(int num_variables, bool clocks) {
+  static Inputs Sparse(int num_variables, bool clocks, bool has_random) {
     const int n = num_variables;
-    return Inputs({n, n, n, clocks ? n : 0, 0, 0, n, n, 1, 1, 1});
+    const int random = has_random ? 1 : 0;
+    return Inputs({n, n, n, clocks ? n : 0, 0, 0, n, n, 1, 1, 1, 0, 0, 0, 0, 0, 0, random, random});
   }
 
   static Inputs Norms(int num_gradients, bool grad_accums) {
@@ -71,6 +76,8 @@ class Inputs {
   int num_variables() const { return sizes_[kGrads]; }
   int num_resources() const { return at(kGrads); }
   int size() const { return at(kNumLists); }
+  // Whether a list is one tensor with an element for each variable.
+  static bool IsVector(List list) { return list == kClipFactors || list == kRandomSeeds; }
   bool has(List list) const { return sizes_[list] > 0; }
   int at(List list, int i = 0) const { return first_[list] + i; }
 
@@ -84,9 +91,10 @@ class Inputs {
   // Such as "accums[2]" or "learning_rate".
   std::string Describe(int input) const {
     static constexpr const char* kNames[kNumLists] = {
-        "variables", "accums",       "accum_updates", "clocks",       "averages",    "grad_accums",
-        "grads",     "indices",      "learning_rate", "rho",          "epsilon",     "grad_scale",
-        "update",    "clip_factors", "clipvalue",     "weight_decay", "ema_momentum"};
+        "variables",    "accums",       "accum_updates", "clocks",        "averages",
+        "grad_accums",  "grads",        "indices",       "learning_rate", "rho",
+        "epsilon",      "grad_scale",   "update",        "clip_factors",  "clipvalue",
+        "weight_decay", "ema_momentum", "step",          "random_seeds"};
     const List list = ListOf(input);
     if (list >= kLearningRate) return kNames[list];
     return absl::StrCat(kNames[list], "[", input - first_[list], "]");

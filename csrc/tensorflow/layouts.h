@@ -6,6 +6,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "tensorflow/core/framework/types.h"
 #include "tensorflow/core/platform/errors.h"
 #include "tensorflow/inputs.h"
 
@@ -19,6 +20,20 @@ inline absl::Status CheckLength(const char* list, int length, int num_variables)
                                                  ", one for each variable"));
 }
 
+// Checks what is rounded at random; returns whether anything is.
+template <typename Context>
+absl::Status GetRandom(Context* context, bool* random) {
+  int length;
+  tensorflow::DataType dtype;
+  TF_RETURN_IF_ERROR(context->GetAttr("num_random", &length));
+  TF_RETURN_IF_ERROR(context->GetAttr("T", &dtype));
+  *random = length > 0;
+  if (!*random || (length == 2 && dtype == tensorflow::DT_BFLOAT16)) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      "random has length ", length, " for variables of dtype ", tensorflow::DataTypeString(dtype),
+      ", expected none, or step and random_seeds for bfloat16"));
+}
+
 // `context` is anything that has attributes: of an op's shape function or of the making of a
 // kernel.
 template <typename Context>
@@ -30,9 +45,11 @@ absl::Status GetDenseLayout(Context* context, std::optional<Inputs>* inputs) {
   TF_RETURN_IF_ERROR(context->GetAttr("num_options", &num_options));
   TF_RETURN_IF_ERROR(CheckLength("averages", num_averages, n));
   TF_RETURN_IF_ERROR(CheckLength("grad_accums", num_grad_accums, n));
+  bool random;
+  TF_RETURN_IF_ERROR(GetRandom(context, &random));
   const bool options = num_options > 0;
-  *inputs = Inputs::Dense(n, {num_averages > 0, num_grad_accums > 0, options});
-  const int expected = (*inputs)->size() - (*inputs)->at(Inputs::kGradScale);
+  *inputs = Inputs::Dense(n, {num_averages > 0, num_grad_accums > 0, options, random});
+  const int expected = (*inputs)->at(Inputs::kStep) - (*inputs)->at(Inputs::kGradScale);
   if (num_options != expected || (!options && num_averages + num_grad_accums > 0)) {
     return absl::InvalidArgumentError(
         absl::StrCat("options has length ", num_options,
@@ -47,7 +64,9 @@ absl::Status GetSparseLayout(Context* context, std::optional<Inputs>* inputs) {
   TF_RETURN_IF_ERROR(context->GetAttr("N", &n));
   TF_RETURN_IF_ERROR(context->GetAttr("num_clocks", &num_clocks));
   TF_RETURN_IF_ERROR(CheckLength("clocks", num_clocks, n));
-  *inputs = Inputs::Sparse(n, num_clocks > 0);
+  bool random;
+  TF_RETURN_IF_ERROR(GetRandom(context, &random));
+  *inputs = Inputs::Sparse(n, num_clocks > 0, random);
   return absl::OkStatus();
 }
 

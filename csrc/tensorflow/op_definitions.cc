@@ -61,7 +61,7 @@ absl::Status ResourceShapes(InferenceContext* c, const Inputs& inputs, int i,
 
 absl::Status ScalarShapes(InferenceContext* c, const Inputs& inputs) {
   for (int input = inputs.at(Inputs::kLearningRate); input < inputs.size(); ++input) {
-    if (inputs.ListOf(input) == Inputs::kClipFactors) {
+    if (Inputs::IsVector(inputs.ListOf(input))) {
       ShapeHandle expected = c->Vector(inputs.num_variables());
       TF_RETURN_IF_ERROR(
           Merge(c, inputs, input, c->input(input), ", one for each variable", &expected));
@@ -159,10 +159,12 @@ REGISTER_OP("FusedAdadeltaApply")
     .Input("rho: double")
     .Input("epsilon: double")
     .Input("options: num_options * double")
+    .Input("random: num_random * int64")
     .Attr("N: int >= 1")
     .Attr("num_averages: int >= 0")
     .Attr("num_grad_accums: int >= 0")
     .Attr("num_options: int >= 0")
+    .Attr("num_random: int >= 0 = 0")
     .Attr("T: {half, bfloat16, float, double}")
     .Attr("use_locking: bool = false")
     .SetIsStateful()
@@ -193,6 +195,9 @@ options: None, or six: grad_scale, update, clip_factors, clipvalue, weight_decay
   else:
     grad_accum = grad
   average = ema_momentum * average + (1 - ema_momentum) * var
+random: None: what is stored is rounded to the nearest. Two, with T = bfloat16: step and
+  random_seeds. It is rounded stochastically, by bits that depend on the seed of the variable, of
+  which random_seeds has one for each, on the step and on the place of the element alone.
 use_locking: Accepted for symmetry with ResourceApplyAdadelta. A dense update of resource variables
   holds the locks of all of them either way, in the order of their addresses.
 )doc");
@@ -207,8 +212,10 @@ REGISTER_OP("FusedAdadeltaSparseApply")
     .Input("learning_rate: double")
     .Input("rho: double")
     .Input("epsilon: double")
+    .Input("random: num_random * int64")
     .Attr("N: int >= 1")
     .Attr("num_clocks: int >= 0")
+    .Attr("num_random: int >= 0 = 0")
     .Attr("T: {half, bfloat16, float, double}")
     .Attr("Tindices: {int32, int64}")
     .Attr("use_locking: bool = false")
@@ -226,6 +233,7 @@ clocks: None: only the rows that have a gradient change, as in ResourceSparseApp
   tells how far it has fallen behind. A clock is an int64 variable with an element for each row, the
   count of updates that the row has caught up with, and one more, the count of updates of the
   variable. rho must be the same as long as a row is behind.
+random: As in FusedAdadeltaApply.
 use_locking: As in FusedAdadeltaApply.
 )doc");
 

@@ -85,7 +85,7 @@ absl::Status CheckShapes(const Inputs& inputs, const std::function<const TensorS
     }
   }
   for (int input = inputs.at(Inputs::kLearningRate); input < inputs.size(); ++input) {
-    const TensorShape expected = inputs.ListOf(input) == Inputs::kClipFactors
+    const TensorShape expected = Inputs::IsVector(inputs.ListOf(input))
                                      ? TensorShape({inputs.num_variables()})
                                      : TensorShape();
     if (shape(input) == expected) continue;

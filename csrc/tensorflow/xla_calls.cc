@@ -43,7 +43,7 @@ ffi::ErrorOr<XlaCall> XlaCall::From(ffi::Span<const int64_t> sizes,
   }
   const ffi::ErrorOr<DType> dtype = ToDType(call.Buffer(Inputs::kGrads, 0).element_type());
   if (!dtype.has_value()) return ffi::Unexpected(dtype.error());
-  call.dtype_ = *dtype;
+  call.dtype_ = call.inputs_.has(Inputs::kRandomSeeds) ? DType::kStochasticBFloat16 : *dtype;
   return call;
 }
 
@@ -78,6 +78,10 @@ IndexType XlaCall::index_type() const {
 
 const double* XlaCall::Scalars(Inputs::List list) const {
   return Buffer(list, 0).typed_data<double>();
+}
+
+const int64_t* XlaCall::Integers(Inputs::List list) const {
+  return inputs_.has(list) ? Buffer(list, 0).typed_data<int64_t>() : nullptr;
 }
 
 const ffi::AnyBuffer& XlaCall::Buffer(Inputs::List list, int i) const {

@@ -27,11 +27,15 @@ class XlaCall {
                                           const xla::ffi::RemainingArgs& args);
 
   const Inputs& inputs() const { return inputs_; }
+  // Of the gradients, or how the variables are stored.
   DType dtype() const { return dtype_; }
   IndexType index_type() const;
 
   // The scalars (and the factors of a clip), in the memory of the platform that the call is on.
   const double* Scalars(Inputs::List list) const;
+
+  // Likewise the step and the seeds; null where the call has none.
+  const int64_t* Integers(Inputs::List list) const;
 
   std::vector<TensorUpdate> Updates() const;
   std::vector<SparseTensorUpdate> SparseUpdates() const;

@@ -26,8 +26,11 @@ using Sizes = ffi::Span<const int64_t>;
 
 Hyperparameters HyperparametersOf(const XlaCall& call) {
   return {*call.Scalars(Inputs::kLearningRate), *call.Scalars(Inputs::kRho),
-          *call.Scalars(Inputs::kEpsilon)};
+          *call.Scalars(Inputs::kEpsilon),
+          call.inputs().has(Inputs::kStep) ? *call.Integers(Inputs::kStep) : 0};
 }
+
+const int64_t* SeedsOf(const XlaCall& call) { return call.Integers(Inputs::kRandomSeeds); }
 
 Options OptionsOf(const XlaCall& call) {
   if (!call.inputs().has(Inputs::kGradScale)) return {};
@@ -40,8 +43,8 @@ ffi::Error HandleDense(ffi::ThreadPool threads, Sizes sizes, ffi::RemainingArgs 
                        ffi::RemainingRets rets) {
   const ffi::ErrorOr<XlaCall> call = XlaCall::Update(sizes, args, rets);
   if (!call.has_value()) return call.error();
-  DenseUpdate(call->dtype(), call->Updates(), HyperparametersOf(*call), OptionsOf(*call),
-              WorkersOf(&threads));
+  DenseUpdate(call->dtype(), WithSeeds(call->Updates(), SeedsOf(*call)), HyperparametersOf(*call),
+              OptionsOf(*call), WorkersOf(&threads));
   return ffi::Error::Success();
 }
 
@@ -53,8 +56,8 @@ ffi::Error HandleSparse(ffi::ThreadPool threads, Sizes sizes, ffi::RemainingArgs
   if (const std::optional<BadIndex> bad = FindBadIndex(call->index_type(), updates)) {
     return ffi::Error::InvalidArgument(bad->Describe());
   }
-  SparseUpdate(call->dtype(), call->index_type(), updates, HyperparametersOf(*call),
-               WorkersOf(&threads));
+  SparseUpdate(call->dtype(), call->index_type(), WithSeeds(updates, SeedsOf(*call)),
+               HyperparametersOf(*call), WorkersOf(&threads));
   return ffi::Error::Success();
 }
 

@@ -26,8 +26,10 @@ using Sizes = ffi::Span<const int64_t>;
 cuda::Scalar ScalarOf(const XlaCall& call, Inputs::List list) { return {call.Scalars(list), 0.0}; }
 
 cuda::DeviceHyperparameters HyperparametersOf(const XlaCall& call) {
-  return {ScalarOf(call, Inputs::kLearningRate), ScalarOf(call, Inputs::kRho),
-          ScalarOf(call, Inputs::kEpsilon)};
+  return {ScalarOf(call, Inputs::kLearningRate),
+          ScalarOf(call, Inputs::kRho),
+          ScalarOf(call, Inputs::kEpsilon),
+          {call.Integers(Inputs::kStep), 0, call.Integers(Inputs::kRandomSeeds)}};
 }
 
 std::optional<cuda::DeviceOptions> OptionsOf(const XlaCall& call) {

@@ -145,7 +145,7 @@ std::vector<Part> SplitCall(const Inputs& inputs, const Operands& operands) {
       part.operands.values.push_back(operands.values[position]);
       part.operands.shapes.push_back(operands.shapes[position]);
       part.operands.types.push_back(operands.types[position]);
-      if (list == Inputs::kClipFactors) {
+      if (Inputs::IsVector(list)) {
         part.operands.values.back() = xla::SliceInDim(operands.values[position], begin, end,
                                                       /*stride=*/1, /*dimno=*/0);
         part.operands.shapes.back() = TensorShape({end - begin});
@@ -343,7 +343,8 @@ bool HasHandler(XlaOpKernelContext* ctx) {
 bool WantsCustomCall(XlaOpKernelContext* ctx, const Inputs& inputs, const Operands& operands) {
   if (HloForced() || !HasHandler(ctx)) return false;
   // On the GPU a launch for a call, where HLO would become a kernel for every few variables.
-  return !OnDevice(ctx, "XLA_CPU_JIT") || NumElements(inputs, operands) >= kSmallestCustomCall;
+  return !OnDevice(ctx, "XLA_CPU_JIT") || inputs.has(Inputs::kRandomSeeds) ||
+         NumElements(inputs, operands) >= kSmallestCustomCall;
 }
 
 class FusedXlaOp : public tensorflow::XlaOpKernel {
@@ -383,9 +384,15 @@ class FusedAdadeltaApplyXlaOp : public FusedXlaOp {
   void Compile(XlaOpKernelContext* ctx) override {
     Operands operands;
     OP_REQUIRES_OK(ctx, Read(ctx, &operands));
-    OP_REQUIRES_OK(ctx, Assign(ctx, WantsCustomCall(ctx, inputs(), operands)
-                                        ? EmitUpdateCalls(ctx, kDenseCustomCall, inputs(), operands)
-                                        : EmitUpdateHlo(inputs(), operands)));
+    const bool call = WantsCustomCall(ctx, inputs(), operands);
+    OP_REQUIRES(
+        ctx, call || !inputs().has(Inputs::kRandomSeeds),
+        absl::UnimplementedError(absl::StrCat("stochastic rounding has no kernel on ",
+                                              ctx->compiler()->options().device_type.type_string(),
+                                              "; `python -m tf_adadelta` says what was built")));
+    OP_REQUIRES_OK(ctx,
+                   Assign(ctx, call ? EmitUpdateCalls(ctx, kDenseCustomCall, inputs(), operands)
+                                    : EmitUpdateHlo(inputs(), operands)));
   }
 };
 

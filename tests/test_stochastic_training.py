@@ -1,0 +1,416 @@
+"""Stochastic rounding through the ops and the optimizer: the same bits in every mode."""
+
+import copy
+import pickle
+
+import keras
+import ml_dtypes
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import XLA
+from oracle import Oracle
+from subprocesses import check_program
+
+import tf_adadelta
+from tf_adadelta import _support, kernels, ops
+
+MODES = ["eager", "function", *(["jit_compile"] if XLA else [])]
+SHAPES = [(0,), (1,), (3,), (65, 7), (4097,)]
+OPTIONS = {
+    "plain": {},
+    "weight_decay": {"weight_decay": 0.01},
+    "clipnorm": {"clipnorm": 0.5},
+    "ema": {"use_ema": True, "ema_momentum": 0.9, "ema_overwrite_frequency": 4},
+    "accumulation": {"gradient_accumulation_steps": 3},
+    "loss_scale": {"loss_scale_factor": 8.0, "global_clipnorm": 1.0},
+}
+
+
+def in_mode(mode, step):
+    return step if mode == "eager" else tf.function(step, jit_compile=mode == "jit_compile")
+
+
+def bits(value):
+    array = np.asarray(value)
+    return array.view(np.uint16) if array.dtype == ml_dtypes.bfloat16 else array
+
+
+def assert_same_bits(one, other):
+    assert len(one) == len(other)
+    for a, b in zip(one, other):
+        np.testing.assert_array_equal(bits(a), bits(b))
+
+
+def make_variables(dtype="bfloat16", shapes=SHAPES):
+    rng = np.random.default_rng(0)
+    return [keras.Variable(rng.standard_normal(shape), dtype=dtype) for shape in shapes]
+
+
+def make_grads(step, dtype="bfloat16", shapes=SHAPES):
+    rng = np.random.default_rng(step)
+    return [tf.constant(rng.standard_normal(shape), dtype) for shape in shapes]
+
+
+def make_optimizer(variables, **arguments):
+    optimizer = tf_adadelta.Adadelta(0.3, stochastic_rounding=True, **arguments)
+    optimizer.build(variables)
+    return optimizer
+
+
+def run(mode="eager", steps=7, grads_of=make_grads, variables=None, **arguments):
+    """Returns all values after steps of an optimizer."""
+    variables = variables or make_variables()
+    optimizer = make_optimizer(variables, **arguments)
+    step = in_mode(mode, lambda *grads: optimizer.apply(grads, variables))
+    for number in range(steps):
+        step(*grads_of(number))
+    return [variable.numpy() for variable in (*variables, *optimizer.variables)]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("size", [0, 1, 3, 4097])
+def test_dense_op_has_the_bits_of_the_kernel(mode, size):
+    oracle = Oracle([(size,), (5,)], "bfloat16")
+    arrays = [oracle.stored(role) for role in oracle.values]
+    variables = [[tf.Variable(array) for array in role] for role in arrays]
+
+    def apply(step, *grads):
+        ops.fused_adadelta_apply(
+            *variables, list(grads), learning_rate=0.5, random_seeds=[3, -1], step=step
+        )
+
+    call = in_mode(mode, apply)
+    for step in range(4):
+        grads = oracle.new_grads()
+        call(tf.constant(step), *grads)
+        kernels.fused_adadelta_apply(
+            *arrays, grads, learning_rate=0.5, random_seeds=[3, -1], step=step
+        )
+    for role, expected in zip(variables, arrays):
+        assert_same_bits(role, expected)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("index_dtype", [np.int32, np.int64])
+@pytest.mark.parametrize("width", [1, 3, 64])
+def test_sparse_op_has_the_bits_of_the_kernel(mode, index_dtype, width):
+    oracle = Oracle([(9, width), (4, 2)], "bfloat16")
+    arrays = [oracle.stored(role) for role in oracle.values]
+    variables = [[tf.Variable(array) for array in role] for role in arrays]
+    clocks = [np.zeros(10, np.int64), np.zeros(5, np.int64)]
+    clock_variables = [tf.Variable(clock) for clock in clocks]
+
+    def apply(step, grads, indices):
+        ops.fused_adadelta_sparse_apply(
+            *variables,
+            grads,
+            indices,
+            clocks=clock_variables,
+            learning_rate=0.5,
+            random_seeds=tf.constant([3, 4], tf.int64),
+            step=step,
+        )
+
+    call = in_mode(mode, apply)
+    for step in range(4):
+        indices = [np.array([8, step, 8], index_dtype), np.array([1], index_dtype)]
+        grads = oracle.new_slices(indices)
+        call(tf.constant(step), list(map(tf.constant, grads)), list(map(tf.constant, indices)))
+        kernels.fused_adadelta_sparse_apply(
+            *arrays,
+            grads,
+            indices,
+            clocks=clocks,
+            learning_rate=0.5,
+            random_seeds=[3, 4],
+            step=step,
+        )
+    for role, expected in zip([*variables, clock_variables], [*arrays, clocks]):
+        assert_same_bits(role, expected)
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_every_mode_has_the_same_bits(options):
+    results = [run(mode, **OPTIONS[options]) for mode in MODES]
+    for result in results[1:]:
+        assert_same_bits(result, results[0])
+    other = run(MODES[-1], **OPTIONS[options], seed=1)
+    assert any(np.any(bits(a) != bits(b)) for a, b in zip(other, results[0]))
+
+
+@pytest.mark.parametrize(
+    "sparse_update, options",
+    [
+        ("exact", "plain"),
+        ("exact", "clipnorm"),
+        ("exact", "weight_decay"),
+        ("lazy", "plain"),
+        ("lazy", "clipnorm"),
+    ],
+)
+def test_every_mode_has_the_same_bits_for_tables(sparse_update, options):
+    shapes = [(9, 6), (4, 3)]
+
+    def grads_of(step):
+        rng = np.random.default_rng(step)
+        values = tf.constant(rng.standard_normal((4, 6)), "bfloat16")
+        slices = tf.IndexedSlices(values, tf.constant([8, step, 8, 0]), tf.constant([9, 6]))
+        return [slices, tf.constant(rng.standard_normal((4, 3)), "bfloat16")]
+
+    def run_once(mode):
+        variables = make_variables(shapes=shapes)
+        return run(
+            mode,
+            grads_of=grads_of,
+            variables=variables,
+            sparse_update=sparse_update,
+            **OPTIONS[options],
+        )
+
+    results = [run_once(mode) for mode in MODES]
+    for result in results[1:]:
+        assert_same_bits(result, results[0])
+
+
+def test_other_dtypes_are_rounded_to_the_nearest():
+    for dtype in ("float16", "float32", "float64"):
+        results = []
+        for stochastic_rounding in (False, True):
+            variables = [*make_variables(dtype), *make_variables()]
+            optimizer = tf_adadelta.Adadelta(0.3, stochastic_rounding=stochastic_rounding)
+            optimizer.build(variables)
+            for step in range(3):
+                optimizer.apply([*make_grads(step, dtype), *make_grads(step)], variables)
+            results.append([variable.numpy() for variable in variables])
+        assert_same_bits(results[0][: len(SHAPES)], results[1][: len(SHAPES)])
+        assert np.any(bits(results[0][-1]) != bits(results[1][-1]))
+
+
+def test_no_two_variables_or_steps_have_the_same_bits():
+    shapes = [(4096,), (4096,)]
+    rng = np.random.default_rng(0)
+    value = rng.standard_normal(4096)
+    grad = tf.constant(rng.standard_normal(4096), "bfloat16")
+    variables = [keras.Variable(value, dtype="bfloat16") for _ in shapes]
+    optimizer = make_optimizer(variables)
+    optimizer.apply([grad, grad], variables)
+    one, other = (bits(variable.numpy()) for variable in variables)
+    assert 0.2 < np.mean(one != other) < 0.6
+    first = variables[0].numpy()
+    variables[0].assign(value)
+    for slot in optimizer.variables[2:]:
+        slot.assign(np.zeros(4096))
+    optimizer.apply([grad, grad], variables)
+    assert 0.2 < np.mean(bits(variables[0].numpy()) != bits(first)) < 0.6
+
+
+def make_model(optimizer):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [
+            keras.Input((3,), dtype="int32"),
+            keras.layers.Embedding(40, 6),
+            keras.layers.Flatten(),
+            keras.layers.Dense(8, activation="tanh"),
+            keras.layers.Dense(1),
+        ]
+    )
+    model.compile(optimizer, loss="mse", jit_compile=False)
+    return model
+
+
+@pytest.fixture
+def bfloat16_policy():
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("bfloat16")
+    yield
+    keras.config.set_dtype_policy(before)
+
+
+def fit(model, first, epochs):
+    rng = np.random.default_rng(first)
+    x = rng.integers(0, 40, (64, 3))
+    y = rng.standard_normal((64, 1))
+    for i in range(epochs):
+        part = slice(8 * i, 8 * i + 8)
+        model.fit(x[part], y[part], batch_size=4, shuffle=False, verbose=0)
+
+
+def state_of(model):
+    return [variable.numpy() for variable in (*model.weights, *model.optimizer.variables)]
+
+
+@pytest.mark.parametrize("how", [".keras", ".weights.h5", "checkpoint", "pickle"])
+def test_goes_on_with_the_same_bits_after_a_save_and_a_load(tmp_path, bfloat16_policy, how):
+    written = make_model(tf_adadelta.Adadelta(0.5, stochastic_rounding=True, seed=7))
+    fit(written, 0, 3)
+    path = str(tmp_path / f"model{how}")
+    if how == "checkpoint":
+        path = tf.train.Checkpoint(model=written, optimizer=written.optimizer).save(path)
+    elif how != "pickle":
+        (written.save if how == ".keras" else written.save_weights)(path)
+    if how == ".keras":
+        read = keras.models.load_model(path)
+        assert read.optimizer.stochastic_rounding and read.optimizer.seed == 7
+    elif how == "pickle":
+        read = pickle.loads(pickle.dumps(written))
+    else:
+        read = make_model(tf_adadelta.Adadelta(0.5, stochastic_rounding=True, seed=7))
+        read.optimizer.build(read.trainable_variables)
+        if how == "checkpoint":
+            tf.train.Checkpoint(model=read, optimizer=read.optimizer).restore(path)
+        else:
+            read.load_weights(path)
+    for model in (written, read):
+        fit(model, 1, 3)
+    assert_same_bits(state_of(written), state_of(read))
+
+
+@pytest.mark.parametrize("ours_first", [True, False])
+def test_files_load_into_stock_keras_and_back(tmp_path, bfloat16_policy, ours_first):
+    makers = [
+        lambda: tf_adadelta.Adadelta(0.5, stochastic_rounding=True),
+        lambda: keras.optimizers.Adadelta(0.5),
+    ]
+    writer, reader = makers if ours_first else makers[::-1]
+    written = make_model(writer())
+    fit(written, 0, 2)
+    path = str(tmp_path / "model.weights.h5")
+    written.save_weights(path)
+    read = make_model(reader())
+    read.optimizer.build(read.trainable_variables)
+    read.load_weights(path)
+    assert_same_bits(state_of(written), state_of(read))
+
+
+def test_configuration():
+    optimizer = tf_adadelta.Adadelta(0.5, stochastic_rounding=True, seed=3)
+    config = optimizer.get_config()
+    assert config["stochastic_rounding"] is True and config["seed"] == 3
+    again = tf_adadelta.Adadelta.from_config(config)
+    assert again.stochastic_rounding and again.seed == 3
+    plain = tf_adadelta.Adadelta(0.5, name="one").get_config()
+    assert plain == keras.optimizers.Adadelta(0.5, name="one").get_config()
+    variables = make_variables()
+    optimizer.build(variables)
+    copied = copy.deepcopy(optimizer)
+    assert copied._dispatcher._rounding.step.__self__ is copied
+    stock = tf_adadelta.to_keras(optimizer)
+    assert not hasattr(stock, "stochastic_rounding") and not hasattr(stock, "seed")
+
+
+@pytest.mark.parametrize("seed", [-1, 2**31, 1.5, None])
+def test_bad_seed(seed):
+    with pytest.raises(ValueError, match=r"seed is .*, expected an int from 0 to 2147483647"):
+        tf_adadelta.Adadelta(stochastic_rounding=True, seed=seed)
+
+
+@pytest.mark.parametrize("options", ["plain", "weight_decay"])
+def test_what_is_not_served_is_an_error(not_strict, monkeypatch, options):
+    monkeypatch.setattr(_support, "_DEVICE_TYPES", ("TPU",))
+    variables = make_variables()
+    optimizer = make_optimizer(variables, **OPTIONS[options])
+    before = [variable.numpy() for variable in (*variables, *optimizer.variables)]
+    with pytest.raises(RuntimeError, match="cannot round stochastically, as only the fused"):
+        optimizer.apply(make_grads(0), variables)
+    assert_same_bits([variable.numpy() for variable in (*variables, *optimizer.variables)], before)
+
+
+@pytest.mark.skipif(not XLA, reason="jit_compile needs TensorFlow 2.20 or newer")
+def test_xla_without_the_call_is_an_error(monkeypatch):
+    monkeypatch.setenv("TF_ADADELTA_XLA_HLO", "1")
+    state = [tf.Variable(tf.ones(10, tf.bfloat16)) for _ in range(3)]
+
+    @tf.function(jit_compile=True)
+    def step():
+        ops.fused_adadelta_apply(
+            *state, tf.ones(10, tf.bfloat16), learning_rate=1.0, random_seeds=[1]
+        )
+
+    with pytest.raises(tf.errors.UnimplementedError, match="stochastic rounding has no kernel"):
+        step()
+
+
+@pytest.mark.parametrize(
+    "dtype, arguments, error, message",
+    [
+        ("float32", {"random_seeds": [1]}, TypeError, "dtype float32, expected bfloat16"),
+        ("bfloat16", {"random_seeds": [1, 2]}, ValueError, "length 2, expected 1"),
+        ("bfloat16", {"random_seeds": [1.5]}, TypeError, "random_seeds has dtype float64"),
+        (
+            "bfloat16",
+            {"random_seeds": tf.constant([1, 2])},
+            tf.errors.InvalidArgumentError,
+            r"random_seeds has shape \[2\], expected \[1\]",
+        ),
+        (
+            "bfloat16",
+            {"random_seeds": [1], "step": [1, 2]},
+            tf.errors.InvalidArgumentError,
+            r"step has shape \[2\], expected a scalar",
+        ),
+    ],
+)
+def test_bad_arguments(dtype, arguments, error, message):
+    state = [tf.Variable(tf.ones(10, dtype)) for _ in range(3)]
+    with pytest.raises(error, match=message):
+        ops.fused_adadelta_apply(*state, tf.ones(10, dtype), learning_rate=1.0, **arguments)
+    for variable in state:
+        np.testing.assert_array_equal(variable.numpy(), np.ones(10))
+
+
+@pytest.mark.parametrize("random", [1, 3])
+def test_bad_nodes(random):
+    state = [[tf.Variable(tf.ones(10, tf.bfloat16)).handle] for _ in range(3)]
+    scalars = {name: ops.as_hyperparameter(1.0) for name in ("learning_rate", "rho", "epsilon")}
+    with pytest.raises(tf.errors.InvalidArgumentError, match="random has length"):
+        ops.apply_handles(
+            *state,
+            [tf.ones(10, tf.bfloat16)],
+            **scalars,
+            random=[tf.constant(1, tf.int64)] * random,
+        )
+
+
+def test_replicas_have_the_same_bits():
+    check_program(
+        """
+        import numpy as np
+        import tensorflow as tf
+
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        two = [tf.config.LogicalDeviceConfiguration()] * 2
+        tf.config.set_logical_device_configuration(cpu, two)
+        import keras
+        import tf_adadelta
+
+        keras.config.set_dtype_policy("bfloat16")
+
+        def train(strategy):
+            with strategy.scope():
+                variable = keras.Variable(np.linspace(0, 1, 4097), dtype="bfloat16")
+                optimizer = tf_adadelta.Adadelta(0.3, stochastic_rounding=True, seed=5)
+                optimizer.build([variable])
+
+            @tf.function
+            def step(grad):
+                replicas = strategy.num_replicas_in_sync
+                strategy.run(lambda: optimizer.apply([grad / replicas], [variable]))
+
+            for number in range(5):
+                rng = np.random.default_rng(number)
+                step(tf.constant(rng.standard_normal(4097), "bfloat16"))
+            values = (variable.value, *(slot.value for slot in optimizer.variables[2:]))
+            replicas = map(strategy.experimental_local_results, values)
+            return [[np.asarray(part).view(np.uint16) for part in parts] for parts in replicas]
+
+        mirrored = train(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
+        (one,) = zip(*train(tf.distribute.OneDeviceStrategy("CPU:0")))
+        for replicas, expected in zip(mirrored, one):
+            assert len(replicas) == 2
+            for replica in replicas:
+                np.testing.assert_array_equal(replica, expected)
+        """,
+        TF_ADADELTA_STRICT="1",
+    )
