@@ -21,6 +21,8 @@ from benchmarks.timing import burst_on_cpu, measure
 from tf_adadelta import kernels
 
 _DTYPES = {name: tf.as_dtype(name).as_numpy_dtype for name in ("float16", "bfloat16", "float32")}
+_STOCHASTIC = "bfloat16, stochastic"  # Rounded so, beside bfloat16 rounded to the nearest.
+_DTYPES[_STOCHASTIC] = _DTYPES["bfloat16"]
 _HYPERPARAMETERS = {"learning_rate": LEARNING_RATE, "rho": RHO, "epsilon": EPSILON}
 _WIDTH = 64
 
@@ -52,12 +54,15 @@ class Work:
         self.indices = np.sort(rng.permutation(elements // _WIDTH)[:rows])
         self.values = np.resize(numbers, (rows, _WIDTH))
         self.clock = np.zeros(elements // _WIDTH + 1, np.int64)
+        self.rounding = {"random_seeds": [1]} if dtype == _STOCHASTIC else {}
 
     def calls(self, instruction_set: str) -> dict[str, Callable[[], object]]:
         """Returns a call of each kernel, by name."""
         chosen = {"instruction_set": instruction_set}
-        update = functools.partial(kernels.fused_adadelta_apply, *self.state, self.grad)
-        return {
+        update = functools.partial(
+            kernels.fused_adadelta_apply, *self.state, self.grad, **self.rounding
+        )
+        calls = {
             "dense": functools.partial(update, **_HYPERPARAMETERS, **chosen),
             "dense, all options": functools.partial(
                 update,
@@ -75,12 +80,16 @@ class Work:
                 self.values,
                 self.indices,
                 clocks=self.clock,
+                **self.rounding,
                 **_HYPERPARAMETERS,
                 **chosen,
             ),
             "norms": functools.partial(kernels.squared_norms, self.grad, **chosen),
             "copy": functools.partial(kernels.copy_streams, *self.state, self.grad, **chosen),
         }
+        if self.rounding:
+            del calls["norms"]  # Which are not rounded.
+        return calls
 
 
 def _run(
@@ -99,6 +108,7 @@ def _run(
             f"{what} {dtype}": Prepared(calls[dtype][what], list)
             for dtype in _DTYPES
             for what in taken
+            if what in calls[dtype]
         }
         samples = measure(
             contestants,
@@ -111,6 +121,8 @@ def _run(
             return float(np.median(np.divide(samples[over], samples[under])))
 
         for dtype in _DTYPES:
+            if kernel not in calls[dtype]:
+                continue
             own = f"{kernel} {dtype}"
             rows.append(
                 Row(
@@ -157,8 +169,8 @@ def main() -> None:
     load = os.getloadavg()[0]
     elements, rounds = (2**16, 2) if arguments.quick else (2**24, 15)
     instruction_sets = kernels.instruction_sets()
-    # Four kernels, and the copy once.
-    total = len(instruction_sets) * len(_DTYPES) * 5 * rounds
+    # Four kernels, and the copy once; but no norms of what is rounded stochastically.
+    total = len(instruction_sets) * (len(_DTYPES) * 5 - 1) * rounds
     with show_progress(total) as advance:
         rows = [row for name in instruction_sets for row in _run(name, elements, rounds, advance)]
     environment = describe_environment(len(os.sched_getaffinity(0)), load)
