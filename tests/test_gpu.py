@@ -365,6 +365,60 @@ def test_sparse_same_bits_as_the_cpu(door, dtype, exact):
                 assert cpu.tobytes() == gpu.tobytes()
 
 
+def same_bits(door, on_cpu, on_gpu):
+    door.synchronize()
+    return all(
+        cpu.tobytes() == door.get(gpu).tobytes()
+        for arrays, device_arrays in zip(on_cpu, on_gpu)
+        for cpu, gpu in zip(arrays, device_arrays)
+    )
+
+
+@array_doors
+@needs_fma
+@pytest.mark.parametrize("on_device", [False, True], ids=["number", "device scalar"])
+@pytest.mark.parametrize("buffers", [None, *BUFFERS], ids=str)
+def test_stochastic_rounding_has_the_bits_of_the_cpu(door, buffers, on_device):
+    skip_dtype(door, "bfloat16")
+    shapes = [(0,), (1,), (3,), (4097,), (20_001,)]
+    oracle = OptionsOracle(*(buffers or (False, False)), shapes, "bfloat16")
+    options = {} if buffers is None else {"weight_decay": 0.01, "ema_momentum": 0.9}
+    on_cpu = {role: oracle.stored(role) for role in oracle.roles}
+    on_gpu = {role: [door.put(array) for array in on_cpu[role]] for role in oracle.roles}
+    for number in range(4):
+        grads = oracle.new_grads()
+        if buffers and buffers[1]:
+            options["update"] = number % 2 == 1
+        for arrays, put in ((on_cpu, lambda array: array), (on_gpu, door.put)):
+            step = put(np.array(number)) if on_device and put == door.put else number
+            kernels.fused_adadelta_apply(
+                *(arrays[role] for role in ROLES),
+                [put(grad) for grad in grads],
+                learning_rate=0.7,
+                random_seeds=[5, -6, 7, 2**62, 9],
+                step=step,
+                **{role: arrays[role] for role in oracle.roles if role not in ROLES},
+                **options,
+            )
+    assert same_bits(door, on_cpu.values(), on_gpu.values())
+
+
+@array_doors
+@needs_fma
+def test_sparse_stochastic_rounding_has_the_bits_of_the_cpu(door):
+    skip_dtype(door, "bfloat16")
+    oracle = Oracle([(40, 33), (7, 300)], "bfloat16")
+    on_cpu = [oracle.stored(role) for role in oracle.values]
+    on_gpu = put_state(door, oracle)
+    for step in range(3):
+        indices = [oracle.rng.zipf(1.3, 500) % 40, oracle.rng.integers(0, 7, 5)]
+        grads = oracle.new_slices(indices)
+        rounding = {"random_seeds": [8, 9], "step": step}
+        kernels.fused_adadelta_sparse_apply(*on_cpu, grads, indices, learning_rate=0.7, **rounding)
+        run_sparse(door, on_gpu, grads, indices, None, 0.7, **rounding)
+    assert same_bits(door, on_cpu, on_gpu)
+
+
 @array_doors
 @dtypes
 def test_norms_are_those_of_the_cpu_but_for_the_order(door, dtype):
@@ -621,13 +675,14 @@ def check_sparse(door, oracle, state, clocks):
     check_lagging(oracle, values, clocks and [door.get(clock) for clock in clocks])
 
 
-def run_sparse(door, state, grads, indices, clocks=None, learning_rate=1.0):
+def run_sparse(door, state, grads, indices, clocks=None, learning_rate=1.0, **rounding):
     kernels.fused_adadelta_sparse_apply(
         *state,
         [door.put(grad) for grad in grads],
         [door.put(rows) for rows in indices],
         clocks=clocks,
         learning_rate=learning_rate,
+        **rounding,
     )
 
 
@@ -851,6 +906,34 @@ def test_op_matches_oracle(mode, dtype):
             oracle.step(grads, learning_rate)
     assert all("GPU" in variable.device for row in state for variable in row)
     oracle.check(*([variable.numpy() for variable in row] for row in state))
+
+
+@needs_tensorflow_gpu
+@needs_fma
+@tf_modes
+@pytest.mark.parametrize("sparse", [False, True])
+def test_stochastic_rounding_of_the_op_has_the_bits_of_the_cpu(mode, sparse):
+    oracle = Oracle([(9, 33), (4, 5)], "bfloat16")
+    arrays = [oracle.stored(role) for role in oracle.values]
+    call = ops.fused_adadelta_sparse_apply if sparse else ops.fused_adadelta_apply
+    kernel = kernels.fused_adadelta_sparse_apply if sparse else kernels.fused_adadelta_apply
+    with tf.device("GPU:0"):
+        state = [[tf.Variable(array) for array in role] for role in arrays]
+
+        @lambda step: as_function(mode, step)
+        def run(step, *lists):
+            call(*state, *lists, learning_rate=0.7, random_seeds=[3, 4], step=step)
+
+        for step in range(3):
+            lists = [oracle.new_grads()]
+            if sparse:
+                indices = [np.array([8, step, 8]), np.array([1])]
+                lists = [oracle.new_slices(indices), indices]
+            run(tf.constant(step, tf.int64), *([*map(tf.constant, one)] for one in lists))
+            kernel(*arrays, *lists, learning_rate=0.7, random_seeds=[3, 4], step=step)
+    for row, expected in zip(state, arrays):
+        for variable, array in zip(row, expected):
+            assert variable.numpy().tobytes() == array.tobytes()
 
 
 @needs_tensorflow_gpu
