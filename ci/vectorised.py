@@ -39,6 +39,7 @@ LOOPS = {
         "Float32": (),
         "Float64": (),
         "BFloat16": (),
+        "StochasticBFloat16": (),
         "Float16": ("widening", "narrowing"),
     }.items()
     for options in ("", "Options")

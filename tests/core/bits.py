@@ -18,7 +18,14 @@ sys.modules["tensorflow"] = None
 
 from tf_adadelta import kernels  # noqa: E402
 
-DTYPES = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16, "float32": "f4", "float64": "f8"}
+STOCHASTIC = "bfloat16, stochastic"
+DTYPES = {
+    "float16": np.float16,
+    "bfloat16": ml_dtypes.bfloat16,
+    STOCHASTIC: ml_dtypes.bfloat16,
+    "float32": "f4",
+    "float64": "f8",
+}
 SCALES = {"ordinary": 1.0, "large": 1e15, "tiny": 1e-19, "subnormal": 1e-38}
 SIZES = (1, 7, 255, 1000, 40_000)
 BEST = kernels.instruction_sets()[0]
@@ -48,7 +55,7 @@ def digest(arrays):
     return total.hexdigest()[:16]
 
 
-def dense(make, settings, options):
+def dense(make, settings, options, random):
     roles = [
         [make.numbers(size) for size in SIZES],
         [make.averages(size) for size in SIZES],
@@ -62,19 +69,22 @@ def dense(make, settings, options):
     for step in range(4):
         grads = [make.numbers(size) for size in SIZES]
         extra = {**options, **lists, **({"update": step % 2 == 1} if options else {})}
+        if random:
+            extra.update(random_seeds=range(len(SIZES)), step=step)
         kernels.fused_adadelta_apply(*roles, grads, learning_rate=0.7, **settings, **extra)
     return [array for values in (*roles, *lists.values()) for array in values]
 
 
-def sparse(make, settings):
+def sparse(make, settings, random):
     rows = 300
     state = [make.numbers(rows, 17), make.averages(rows, 17), make.averages(rows, 17)]
     clock = np.zeros(rows + 1, np.int64)
     for step in range(4):
         indices = make.rng.integers(0, 1 + step * 90, 500)
         grads = make.numbers(500, 17)
+        extra = {"random_seeds": [1], "step": step} if random else {}
         kernels.fused_adadelta_sparse_apply(
-            *state, grads, indices, clocks=clock, learning_rate=0.7, **settings
+            *state, grads, indices, clocks=clock, learning_rate=0.7, **settings, **extra
         )
     return [*state, clock]
 
@@ -89,13 +99,17 @@ def main():
             if dtype == "float16" and scale in ("large", "tiny"):
                 continue
 
+            random = dtype == STOCHASTIC
+
             def make(dtype=dtype, scale=scale):
                 return Maker(DTYPES[dtype], SCALES[scale])
 
             name = f"{dtype} {scale}"
-            digests[f"dense {name}"] = digest(dense(make(), settings, {}))
-            digests[f"options {name}"] = digest(dense(make(), settings, options))
-            digests[f"sparse {name}"] = digest(sparse(make(), settings))
+            digests[f"dense {name}"] = digest(dense(make(), settings, {}, random))
+            digests[f"options {name}"] = digest(dense(make(), settings, options, random))
+            digests[f"sparse {name}"] = digest(sparse(make(), settings, random))
+            if random:
+                continue  # Norms are not rounded.
             grads = [make().numbers(size) for size in SIZES]
             norms = kernels.squared_norms(grads, grad_scale=0.37, **settings)
             digests[f"norms {name}"] = digest([np.array(norms)])

@@ -47,7 +47,7 @@ constexpr int64_t kMost = std::numeric_limits<int64_t>::max();
 
 int64_t SizeOf(DType dtype) {
   int64_t size = 0;
-  WithStorage(dtype, [&](auto storage) { size = sizeof(storage); });
+  WithElement(dtype, [&](auto storage) { size = sizeof(storage); });
   return size;
 }
 
@@ -55,7 +55,7 @@ enum Filling { kZeros, kOrdinary, kAnyBits, kTiny, kHuge, kNumFillings };
 
 void Fill(DType dtype, Filling filling, uint64_t seed, int64_t count, uint8_t* data) {
   uint64_t bits = 2 * seed + 1;
-  WithStorage(dtype, [&](auto storage) {
+  WithElement(dtype, [&](auto storage) {
     for (int64_t i = 0; i < count; ++i) {
       bits ^= bits << 13;
       bits ^= bits >> 7;
@@ -117,7 +117,7 @@ class Arrays {
 bool SameNumbers(DType dtype, const std::vector<uint8_t>& a, const std::vector<uint8_t>& b) {
   if (a == b) return true;
   bool same = a.size() == b.size();
-  WithStorage(dtype, [&](auto storage) {
+  WithElement(dtype, [&](auto storage) {
     for (size_t i = 0; same && i < a.size(); i += sizeof(storage)) {
       if (std::memcmp(a.data() + i, b.data() + i, sizeof(storage)) == 0) continue;
       for (const auto* array : {&a, &b}) {
@@ -191,13 +191,30 @@ void CheckCalls(ByteSource& source, Arrays& arrays, const std::vector<std::optio
   }
 }
 
-Hyperparameters MakeHyperparameters(ByteSource& source) {
-  if (source.Bool()) return {1.0, 0.95, 1e-7};
-  const double learning_rate = source.Number(), rho = source.Number();
-  return {learning_rate, rho, source.Number()};
+// All but the step.
+void MakeHyperparameters(ByteSource& source, Hyperparameters* h) {
+  h->learning_rate = 1.0;
+  h->rho = 0.95;
+  h->epsilon = 1e-7;
+  if (source.Bool()) return;
+  h->learning_rate = source.Number();
+  h->rho = source.Number();
+  h->epsilon = source.Number();
 }
 
 DType MakeDType(ByteSource& source) { return static_cast<DType>(source.Between(0, 3)); }
+
+// How the variables of a call are stored; of what is rounded at random, the step too.
+DType MakeStorage(ByteSource& source, Hyperparameters* h) {
+  const DType dtype = MakeDType(source);
+  if (dtype != DType::kBFloat16 || !source.Bool()) return dtype;
+  h->step = source.Between(kLeast, kMost);
+  return DType::kStochasticBFloat16;
+}
+
+int64_t MakeSeed(ByteSource& source, DType dtype) {
+  return dtype == DType::kStochasticBFloat16 ? source.Between(kLeast, kMost) : 0;
+}
 
 // Mostly around what the loops count in: vectors, tiles, chunks, pieces, blocks.
 int64_t MakeCount(ByteSource& source) {
@@ -208,7 +225,8 @@ int64_t MakeCount(ByteSource& source) {
 }
 
 void Dense(ByteSource& source) {
-  const DType dtype = MakeDType(source);
+  Hyperparameters h;
+  const DType dtype = MakeStorage(source, &h);
   const int64_t num_variables = source.Between(0, 6);
   const bool averages = source.Bool(), grad_accums = source.Bool();
   Arrays arrays;
@@ -220,12 +238,13 @@ void Dense(ByteSource& source) {
     total += count;
     const auto array = [&] { return arrays.New(source, dtype, count); };
     TensorUpdate update = {array(), array(), array(), array(), count};
+    update.random_seed = MakeSeed(source, dtype);
     if (averages) update.average = array();
     if (grad_accums) update.grad_accum = array();
     updates.push_back(update);
     factors.push_back(source.Number());
   }
-  const Hyperparameters h = MakeHyperparameters(source);
+  MakeHyperparameters(source, &h);
   Options options;
   if (source.Bool()) {
     options = {source.Number(), source.Bool(),   source.Bool() ? factors.data() : nullptr,
@@ -284,7 +303,8 @@ bool FirstBad(const SparseTensorUpdate& update, int64_t* position) {
 
 template <typename Index>
 void Sparse(ByteSource& source, IndexType index_type) {
-  const DType dtype = MakeDType(source);
+  Hyperparameters h;
+  const DType dtype = MakeStorage(source, &h);
   const int64_t num_variables = source.Between(0, 4);
   const bool clocks = source.Bool(), may_be_bad = source.Bool();
   Arrays arrays;
@@ -326,9 +346,10 @@ void Sparse(ByteSource& source, IndexType index_type) {
     update.rows = rows;
     update.row_elements = row_elements;
     update.num_indices = num_indices;
+    update.random_seed = MakeSeed(source, dtype);
     updates.push_back(update);
   }
-  const Hyperparameters h = MakeHyperparameters(source);
+  MakeHyperparameters(source, &h);
 
   const std::optional<BadIndex> bad = FindBadIndex(index_type, updates);
   for (size_t i = 0; i < updates.size(); ++i) {

@@ -16,6 +16,20 @@
 
 namespace tf_adadelta::reference {
 
+// Stores the value of an element, of which the bits of its word that are its own are in the lower
+// half where its index is even; `other`: by those of its neighbour.
+template <typename Storage, typename Compute>
+void StoreElement(const Compute& value, [[maybe_unused]] uint32_t counter,
+                  [[maybe_unused]] int64_t element, [[maybe_unused]] bool other, Storage* out) {
+  if constexpr (kIsRandom<Storage>) {
+    const uint32_t word = HashWord(counter + static_cast<uint32_t>(element / 2));
+    const bool upper = (element % 2 == 1) != other;
+    Store(value, AtRandom{upper ? word >> 16 : word & 0xffffu}, out);
+  } else {
+    Store(value, out);
+  }
+}
+
 template <typename Storage>
 void Dense(const TensorUpdate& update, const Hyperparameters& h, const Options& o, bool plain,
            double clip_factor) {
@@ -29,6 +43,7 @@ void Dense(const TensorUpdate& update, const Hyperparameters& h, const Options& 
   Storage* const accum_update = static_cast<Storage*>(update.accum_update);
   Storage* const average = static_cast<Storage*>(update.average);
   Storage* const grad_accum = static_cast<Storage*>(update.grad_accum);
+  const uint32_t counter = FirstCounter(update.random_seed, h.step);
   for (int64_t i = 0; i < update.count; ++i) {
     Compute g = Load(static_cast<const Storage*>(update.grad)[i]);
     if (grad_accum != nullptr) {
@@ -38,20 +53,23 @@ void Dense(const TensorUpdate& update, const Hyperparameters& h, const Options& 
     }
     Compute x = Load(var[i]);
     if (grad_accum == nullptr || o.update) {
-      if (grad_accum != nullptr) Store(Compute{0}, &grad_accum[i]);
+      if (grad_accum != nullptr) grad_accum[i] = {};
       if (!plain) g = ClipGradient<Compute>(options, g);
       if (!plain && options.variable_loss != 0) x = DecayVariable<Compute>(options, x);
       Compute a = Load(accum[i]);
       Compute u = Load(accum_update[i]);
       const Compute delta = AccumulateUpdate<Compute>(s, AccumulateGradient<Compute>(s, g, a), u);
       x = MoveVariable<Compute>(s, delta, x);
-      Store(x, &var[i]);
-      Store(a, &accum[i]);
-      Store(u, &accum_update[i]);
+      StoreElement(x, counter, i, true, &var[i]);
+      StoreElement(a, counter, i, false, &accum[i]);
+      StoreElement(u, counter, i, false, &accum_update[i]);
     } else {
-      Store(g, &grad_accum[i]);
+      StoreElement(g, counter, i, false, &grad_accum[i]);
     }
-    if (average != nullptr) Store(Average<Compute>(options, x, Load(average[i])), &average[i]);
+    if (average != nullptr) {
+      const Compute now = Average<Compute>(options, x, Load(average[i]));
+      StoreElement(now, counter, i, true, &average[i]);
+    }
   }
 }
 
@@ -93,6 +111,8 @@ void Sparse(const SparseTensorUpdate& update, const Hyperparameters& h) {
       half_decay = static_cast<Compute>(
           HalfDecay<Compute>(h.rho, update.clock[update.rows], update.clock[row]));
     }
+    const uint32_t counter =
+        CounterOfRow(FirstCounter(update.random_seed, h.step), row, update.row_elements);
     for (int64_t element = 0; element < update.row_elements; ++element) {
       std::vector<Compute> values;
       for (const int64_t p : rows) {
@@ -113,9 +133,10 @@ void Sparse(const SparseTensorUpdate& update, const Hyperparameters& h) {
       Compute a = DecayIdle<Compute>(half_decay, Load(*accum));
       Compute u = DecayIdle<Compute>(half_decay, Load(*accum_update));
       const Compute delta = AccumulateUpdate<Compute>(s, AccumulateGradient<Compute>(s, g, a), u);
-      Store(MoveVariable<Compute>(s, delta, Load(*var)), var);
-      Store(a, accum);
-      Store(u, accum_update);
+      const Compute x = MoveVariable<Compute>(s, delta, Load(*var));
+      StoreElement(x, counter, element, true, var);
+      StoreElement(a, counter, element, false, accum);
+      StoreElement(u, counter, element, false, accum_update);
     }
   }
   if (update.clock == nullptr) return;
