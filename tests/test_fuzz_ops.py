@@ -19,6 +19,7 @@ import tf_adadelta  # noqa: F401  Loads the ops.
 REFUSED = (tf.errors.OpError, ValueError, TypeError)
 DTYPES = ["float16", "bfloat16", "float32", "float64"]
 OPTIONS = ["grad_scale", "update", "clip_factors", "clipvalue", "weight_decay", "ema_momentum"]
+RANDOM = ["step", "random_seeds"]
 
 
 @dataclasses.dataclass
@@ -100,8 +101,15 @@ def cases(draw):
     case.optional = tuple(name for name in choice if draw(st.booleans()))
     if op == "FusedAdadeltaApply" and {"averages", "grad_accums"} & set(case.optional):
         case.optional = (*case.optional, "options")
+    # Wrong for any other dtype.
+    if (
+        op != "FusedSquaredNorms"
+        and draw(st.integers(0, 1 if case.dtype == "bfloat16" else 20)) == 1
+    ):
+        case.optional = (*case.optional, "random")
     case.scalars = {name: draw(numbers) for name in scalar_names(case) if name != "clip_factors"}
     lists = [*case.resources(), "grads", *(["indices"] if sparse else []), *scalar_names(case)]
+    lists += RANDOM if "random" in case.optional else []
     for _ in range(draw(st.integers(0, 2))):
         kind = draw(st.sampled_from(list(MISTAKES)))
         mistake = (
@@ -112,7 +120,7 @@ def cases(draw):
         )
         case.mistakes = [*case.mistakes, mistake]
     if draw(st.integers(0, 4)) == 0:
-        names = ["N", "num_averages", "num_grad_accums", "num_options", "num_clocks"]
+        names = ["N", "num_averages", "num_grad_accums", "num_options", "num_clocks", "num_random"]
         name = draw(st.sampled_from([*names, "T", "Tindices", "use_locking", "unknown"]))
         value = draw(st.sampled_from([-1, 0, 1, 2, 3, 5, 6, 7, 2**31, 2**62]))
         case.attributes = {name: value}
@@ -152,6 +160,9 @@ class Inputs:
         for name in scalar_names(case):
             value = case.scalars.get(name, [1.0] * len(case.shapes))
             self.lists[name] = [tf.constant(value, tf.float64)]
+        if "random" in case.optional:
+            self.lists["step"] = [tf.constant(3, tf.int64)]
+            self.lists["random_seeds"] = [tf.range(len(case.shapes), dtype=tf.int64)]
         for mistake in case.mistakes:
             self.spoil(*mistake)
 
@@ -219,6 +230,8 @@ def node_of(case, inputs):
         node.attr["Tindices"].type = tf.as_dtype(case.index_dtype).as_datatype_enum
     else:
         attributes["num_grad_accums"] = lengths["grad_accums"]
+    if case.op != "FusedSquaredNorms":
+        attributes["num_random"] = sum(lengths.get(name, 0) for name in RANDOM)
     for name, value in {**attributes, **case.attributes}.items():
         if name in ("T", "Tindices"):
             node.attr[name].type = value % 24
@@ -256,7 +269,8 @@ def run(case, inputs):
 def is_right(case):
     """Whether the node is certainly right: what is said to be a mistake may be none."""
     clocks = "clocks" in case.optional and any(shape[0] > 99 for shape in case.shapes)
-    return not case.mistakes and not case.attributes and not clocks
+    random = "random" in case.optional and case.dtype != "bfloat16"
+    return not case.mistakes and not case.attributes and not clocks and not random
 
 
 SPARSE = ("FusedAdadeltaSparseApply", "float32")

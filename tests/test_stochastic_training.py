@@ -173,6 +173,23 @@ def test_every_mode_has_the_same_bits_for_tables(sparse_update, options):
         assert_same_bits(result, results[0])
 
 
+@pytest.mark.skipif(not XLA, reason="jit_compile needs TensorFlow 2.20 or newer")
+@pytest.mark.parametrize("options", ["plain", "clipnorm"])
+def test_more_variables_than_a_custom_call_has(options):
+    shapes = [(i % 5 + 1,) for i in range(150)]
+    one, other = (
+        run(
+            mode,
+            2,
+            lambda step: make_grads(step, shapes=shapes),
+            make_variables(shapes=shapes),
+            **OPTIONS[options],
+        )
+        for mode in ("eager", "jit_compile")
+    )
+    assert_same_bits(one, other)
+
+
 def test_other_dtypes_are_rounded_to_the_nearest():
     for dtype in ("float16", "float32", "float64"):
         results = []
