@@ -20,8 +20,8 @@
 
 namespace tf_adadelta {
 
-// The storage type of a variable, its two accumulators and its gradient.
-enum class DType { kHalf, kBFloat16, kFloat, kDouble, kStochasticBFloat16 };
+// How a variable, its two accumulators and its gradient are stored.
+enum class DType { kHalf, kBFloat16, kFloat, kDouble, kStochasticBFloat16, kFloatBFloat16State };
 
 struct Half {
   uint16_t bits;
@@ -37,6 +37,24 @@ struct StochasticBFloat16 {
   uint16_t bits;
 };
 
+// A float of a variable whose two accumulators are in bfloat16, rounded like that.
+struct FloatBFloat16State {
+  float value;
+};
+
+template <typename Storage>
+struct StateTypeOf {
+  using Type = Storage;
+};
+template <>
+struct StateTypeOf<FloatBFloat16State> {
+  using Type = StochasticBFloat16;
+};
+
+// The type of the accumulators of a variable.
+template <typename Storage>
+using StateOf = typename StateTypeOf<Storage>::Type;
+
 // Calls `use(element)` with a value of the type that is read of arrays of `dtype`.
 template <typename Use>
 auto WithElement(DType dtype, const Use& use) {
@@ -47,6 +65,7 @@ auto WithElement(DType dtype, const Use& use) {
     case DType::kStochasticBFloat16:
       return use(BFloat16{});
     case DType::kFloat:
+    case DType::kFloatBFloat16State:
       return use(float{});
     case DType::kDouble:
       break;
@@ -58,6 +77,7 @@ auto WithElement(DType dtype, const Use& use) {
 template <typename Use>
 auto WithStorage(DType dtype, const Use& use) {
   if (dtype == DType::kStochasticBFloat16) return use(StochasticBFloat16{});
+  if (dtype == DType::kFloatBFloat16State) return use(FloatBFloat16State{});
   return WithElement(dtype, use);
 }
 
@@ -82,8 +102,12 @@ template <>
 struct RoundingTypeOf<StochasticBFloat16> {
   using Type = AtRandom;
 };
+template <>
+struct RoundingTypeOf<FloatBFloat16State> {
+  using Type = AtRandom;
+};
 
-// How a storage type is rounded.
+// How a storage type is rounded, or that of the accumulators.
 template <typename Storage>
 using RoundingOf = typename RoundingTypeOf<Storage>::Type;
 
@@ -118,6 +142,11 @@ TF_ADADELTA_INLINE void Store(double value, double* out) { *out = value; }
 // cut short, as StoreHigh does; an infinity stays one.
 TF_ADADELTA_INLINE uint32_t StoreHighAtRandom(float value, uint32_t bits) {
   return ToBits(value) + (value == value ? bits & 0xffffu : 0u);
+}
+
+TF_ADADELTA_INLINE float Load(FloatBFloat16State element) { return element.value; }
+TF_ADADELTA_INLINE void Store(float value, AtRandom, FloatBFloat16State* out) {
+  out->value = value;
 }
 
 TF_ADADELTA_INLINE void Store(float value, AtRandom rounding, StochasticBFloat16* out) {

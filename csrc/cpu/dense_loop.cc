@@ -84,8 +84,9 @@ TF_ADADELTA_INLINE void Adadelta(const TensorUpdate& update, int64_t begin, int6
                                  const OptionScalars<Compute>& options,
                                  [[maybe_unused]] bool decays, uint32_t counter) {
   Storage* __restrict__ const var = static_cast<Storage*>(update.var);
-  Storage* __restrict__ const accum = static_cast<Storage*>(update.accum);
-  Storage* __restrict__ const accum_update = static_cast<Storage*>(update.accum_update);
+  using State = StateOf<Storage>;
+  State* __restrict__ const accum = static_cast<State*>(update.accum);
+  State* __restrict__ const accum_update = static_cast<State*>(update.accum_update);
   const Storage* __restrict__ const grad = static_cast<const Storage*>(update.grad);
   [[maybe_unused]] Storage* __restrict__ const average = static_cast<Storage*>(update.average);
   [[maybe_unused]] Storage* __restrict__ const grad_accum =
@@ -226,15 +227,15 @@ TF_ADADELTA_INLINE void DispatchPacks(const TensorUpdate& update, int64_t begin,
 }
 
 // The same loads and stores in the same order.
-template <typename Bits>
+template <typename Bits, typename StateBits = Bits>
 TF_ADADELTA_INLINE void Copy(const TensorUpdate& update, int64_t begin, int64_t end) {
   Bits* __restrict__ const var = static_cast<Bits*>(update.var);
-  Bits* __restrict__ const accum = static_cast<Bits*>(update.accum);
-  Bits* __restrict__ const accum_update = static_cast<Bits*>(update.accum_update);
+  StateBits* __restrict__ const accum = static_cast<StateBits*>(update.accum);
+  StateBits* __restrict__ const accum_update = static_cast<StateBits*>(update.accum_update);
   const Bits* __restrict__ const grad = static_cast<const Bits*>(update.grad);
-  const auto swap = [](Bits& array, Bits& value) __attribute__((always_inline)) {
+  const auto swap = [](auto& array, Bits& value) __attribute__((always_inline)) {
     const Bits before = array;
-    array = value;
+    array = static_cast<std::remove_reference_t<decltype(array)>>(value);
     value = before;
   };
   RunStages<Bits, kChunkOf<Bits>>(
@@ -258,6 +259,8 @@ void TF_ADADELTA_DENSE_LOOP(LoopKind kind, DType dtype, const TensorUpdate& upda
       case DType::kBFloat16:
       case DType::kStochasticBFloat16:
         return Copy<uint16_t>(update, begin, end);
+      case DType::kFloatBFloat16State:
+        return Copy<uint32_t, uint16_t>(update, begin, end);
       case DType::kFloat:
         return Copy<uint32_t>(update, begin, end);
       case DType::kDouble:
@@ -271,6 +274,9 @@ void TF_ADADELTA_DENSE_LOOP(LoopKind kind, DType dtype, const TensorUpdate& upda
       return DispatchPacks<BFloat16>(update, begin, end, h, options, clip_factor);
     case DType::kStochasticBFloat16:
       return DispatchPacks<StochasticBFloat16>(update, begin, end, h, options, clip_factor);
+    case DType::kFloatBFloat16State:
+      return Dispatch<FloatBFloat16State, float>(update, begin, end, h, options, clip_factor,
+                                                 FirstCounter(update.random_seed, h.step));
     case DType::kFloat:
       return Dispatch<float, float>(update, begin, end, h, options, clip_factor);
     case DType::kDouble:

@@ -78,6 +78,7 @@ double TF_ADADELTA_NORM_LOOP(DType dtype, const NormInput& input, int64_t begin,
     case DType::kStochasticBFloat16:
       return Dispatch<BFloat16>(input, begin, end, grad_scale);
     case DType::kFloat:
+    case DType::kFloatBFloat16State:
       return Dispatch<float>(input, begin, end, grad_scale);
     case DType::kDouble:
       return Dispatch<double>(input, begin, end, grad_scale);

@@ -233,7 +233,10 @@ TF_ADADELTA_INLINE void Store(const Compute& value, ToNearest, Pack* out) {
 template <typename Pack>
 TF_ADADELTA_INLINE RoundingOf<Pack> RoundingAt([[maybe_unused]] uint32_t counter,
                                                [[maybe_unused]] int64_t pack) {
-  if constexpr (kIsRandom<Pack>) {
+  if constexpr (std::is_same_v<Pack, FloatBFloat16State>) {
+    const auto element = static_cast<uint32_t>(pack);
+    return {HashWord(counter + element / 2) >> (element % 2 * 16)};
+  } else if constexpr (kIsRandom<Pack>) {
     return {HashWord(counter + static_cast<uint32_t>(pack))};
   } else {
     return {};

@@ -13,6 +13,29 @@ namespace {
 // The elements of a row whose gradients are summed at once, in the first cache.
 constexpr int64_t kChunk = 256;
 
+// Loads and stores what an accumulator has for the pack of a variable.
+template <typename Element, typename Count>
+TF_ADADELTA_INLINE ComputeOf<PackOf<Element>> LoadState(const StateOf<Element>* array,
+                                                        Count count) {
+  if constexpr (std::is_same_v<StateOf<Element>, Element>) {
+    return LoadPack(array, count);
+  } else {
+    static_assert(kPackElements<Element> == 1);
+    return Load(*array);
+  }
+}
+
+template <typename Element, typename Count>
+TF_ADADELTA_INLINE void StoreState(const ComputeOf<PackOf<Element>>& value,
+                                   RoundingOf<Element> rounding, StateOf<Element>* array,
+                                   Count count) {
+  if constexpr (std::is_same_v<StateOf<Element>, Element>) {
+    StorePack(value, rounding, array, count);
+  } else {
+    Store(value, rounding, array);
+  }
+}
+
 // The values of `kChunk` elements.
 template <typename Element>
 using Chunk = Values<ComputeOf<PackOf<Element>>, kChunk / kPackElements<Element>>;
@@ -48,8 +71,8 @@ template <typename Element>
 TF_ADADELTA_INLINE void UpdateChunk(const Scalars<ComputeOf<PackOf<Element>>>& scalars,
                                     double half_decay, const Element* grad, int64_t row_elements,
                                     const int64_t* positions, int64_t num_positions, int64_t size,
-                                    Element* __restrict__ var, Element* __restrict__ accum,
-                                    Element* __restrict__ accum_update, uint32_t counter) {
+                                    Element* __restrict__ var, StateOf<Element>* __restrict__ accum,
+                                    StateOf<Element>* __restrict__ accum_update, uint32_t counter) {
   using Compute = ComputeOf<PackOf<Element>>;
   const Compute decay = static_cast<Compute>(half_decay);
   Chunk<Element> sum;
@@ -65,8 +88,8 @@ TF_ADADELTA_INLINE void UpdateChunk(const Scalars<ComputeOf<PackOf<Element>>>& s
   }
   ForEachPack<Element>(size, [&](int64_t i, auto left) __attribute__((always_inline)) {
     Compute x = LoadPack(var + i, left);
-    Compute a = DecayIdle<Compute>(decay, LoadPack(accum + i, left));
-    Compute u = DecayIdle<Compute>(decay, LoadPack(accum_update + i, left));
+    Compute a = DecayIdle<Compute>(decay, LoadState<Element>(accum + i, left));
+    Compute u = DecayIdle<Compute>(decay, LoadState<Element>(accum_update + i, left));
     const Compute g = sum.Get(i / kPackElements<Element>);
     const Compute delta =
         AccumulateUpdate<Compute>(scalars, AccumulateGradient<Compute>(scalars, g, a), u);
@@ -74,8 +97,8 @@ TF_ADADELTA_INLINE void UpdateChunk(const Scalars<ComputeOf<PackOf<Element>>>& s
     const RoundingOf<Element> rounding =
         RoundingAt<PackOf<Element>>(counter, i / kPackElements<Element>);
     StorePack(x, Other(rounding), var + i, left);
-    StorePack(a, rounding, accum + i, left);
-    StorePack(u, rounding, accum_update + i, left);
+    StoreState<Element>(a, rounding, accum + i, left);
+    StoreState<Element>(u, rounding, accum_update + i, left);
   });
 }
 
@@ -96,17 +119,19 @@ TF_ADADELTA_INLINE void UpdateRows(const SparseTensorUpdate& update, const RowRa
                                    const Hyperparameters& h) {
   const auto scalars = MakeScalars<ComputeOf<PackOf<Element>>>(h.learning_rate, h.rho, h.epsilon);
   Element* const var = static_cast<Element*>(update.var);
-  Element* const accum = static_cast<Element*>(update.accum);
-  Element* const accum_update = static_cast<Element*>(update.accum_update);
+  using State = StateOf<Element>;
+  State* const accum = static_cast<State*>(update.accum);
+  State* const accum_update = static_cast<State*>(update.accum_update);
   const Element* const grad = static_cast<const Element*>(update.grad);
   const uint32_t first_counter = FirstCounter(update.random_seed, h.step);
   const int64_t row_bytes = update.row_elements * static_cast<int64_t>(sizeof(Element));
+  const int64_t state_bytes = update.row_elements * static_cast<int64_t>(sizeof(State));
   for (int64_t i = 0; i < range.num_rows; ++i) {
     if (i + kRowsAhead < range.num_rows) {
       const int64_t next = range.rows[i + kRowsAhead] * update.row_elements;
       Prefetch(var + next, row_bytes);
-      Prefetch(accum + next, row_bytes);
-      Prefetch(accum_update + next, row_bytes);
+      Prefetch(accum + next, state_bytes);
+      Prefetch(accum_update + next, state_bytes);
       Prefetch(grad + range.positions[range.begins[i + kRowsAhead]] * update.row_elements,
                row_bytes);
     }
@@ -119,7 +144,7 @@ TF_ADADELTA_INLINE void UpdateRows(const SparseTensorUpdate& update, const RowRa
       UpdateChunk<Element>(scalars, range.half_decays[i], grad + chunk, update.row_elements,
                            positions, num_positions, end - chunk < kChunk ? end - chunk : kChunk,
                            var + row + chunk, accum + row + chunk, accum_update + row + chunk,
-                           counter + static_cast<uint32_t>(chunk / kPackElements<Element>));
+                           counter + static_cast<uint32_t>(chunk / 2));
     }
   }
 }
@@ -135,6 +160,8 @@ void TF_ADADELTA_SPARSE_LOOP(DType dtype, const SparseTensorUpdate& update, cons
       return UpdateRows<BFloat16>(update, range, h);
     case DType::kStochasticBFloat16:
       return UpdateRows<StochasticBFloat16>(update, range, h);
+    case DType::kFloatBFloat16State:
+      return UpdateRows<FloatBFloat16State>(update, range, h);
     case DType::kFloat:
       return UpdateRows<float>(update, range, h);
     case DType::kDouble:

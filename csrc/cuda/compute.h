@@ -53,9 +53,9 @@ TF_ADADELTA_INLINE RoundingOf<Storage> RoundingAt([[maybe_unused]] uint32_t coun
   }
 }
 
-template <typename Compute, typename Storage>
-TF_ADADELTA_INLINE void StoreRounded(const Compute& value,
-                                     [[maybe_unused]] RoundingOf<Storage> rounding, Storage* out) {
+template <typename Compute, typename Rounding, typename Storage>
+TF_ADADELTA_INLINE void StoreRounded(const Compute& value, [[maybe_unused]] Rounding rounding,
+                                     Storage* out) {
   if constexpr (kIsRandom<Storage>) {
     Store(value, rounding, out);
   } else {

@@ -51,6 +51,10 @@ struct DenseKind {
   static constexpr int kGradAccum = kAverage + (grad_accum ? 1 : 0);
   static constexpr int kStreams = kGradAccum + 1;
 
+  TF_ADADELTA_INLINE static constexpr bool IsState(int stream) {
+    return stream == kAccum || stream == kAccumUpdate;
+  }
+
   static constexpr int kVectors = 2;
   using Scalars = std::conditional_t<options, AllScalars, PlainScalars>;
   using NearestTensor =
@@ -89,6 +93,8 @@ void ForEachDenseLaunch(const std::vector<TensorUpdate>& updates, int64_t elemen
           hyperparameters.random.seeds ? hyperparameters.random.seeds + i : nullptr;
       tensor.seed = update.random_seed;
       tensor.first_word = 0;
+      tensor.state_size = sizeof(StochasticBFloat16);
+      static_assert(tensor.kStates[0] == Kind::kAccum && tensor.kStates[1] == Kind::kAccumUpdate);
     }
   }
   ForEachLaunch<Kind>(std::move(tensors), element_size, scalars, visit, max_blocks);
@@ -107,6 +113,7 @@ auto WithDenseKind(bool options, bool average, bool grad_accum, const Use& use) 
 // The update of an element.
 template <typename Kind, typename Compute>
 struct UpdateStep {
+  TF_ADADELTA_INLINE static constexpr bool IsState(int stream) { return Kind::IsState(stream); }
   TF_ADADELTA_INLINE static constexpr bool Reads(int) { return true; }
   TF_ADADELTA_INLINE static constexpr bool Writes(int stream) { return stream != Kind::kGrad; }
 
@@ -147,6 +154,7 @@ struct UpdateStep {
 // The same for a step that does not update.
 template <typename Kind, typename Compute>
 struct AccumulateStep {
+  TF_ADADELTA_INLINE static constexpr bool IsState(int stream) { return Kind::IsState(stream); }
   TF_ADADELTA_INLINE static constexpr bool Reads(int stream) {
     return stream == Kind::kGrad || stream == Kind::kGradAccum ||
            (Kind::kHasAverage && (stream == Kind::kVar || stream == Kind::kAverage));

@@ -5,37 +5,69 @@
 
 #include <cstdint>
 #include <stdexcept>
+#include <type_traits>
 
 #include "adadelta.h"
 #include "cuda/compute.h"
 #include "cuda/launch_plan.h"
+#include "storage.h"
 
 namespace tf_adadelta::cuda {
 
 // What one instruction loads or stores.
-template <typename Storage>
-struct alignas(kVectorBytes) Vector {
-  static constexpr int kSize = kVectorBytes / sizeof(Storage);
-  Storage elements[kSize];
+template <typename Element, int size>
+struct alignas(sizeof(Element) * size) VectorOf {
+  static constexpr int kSize = size;
+  Element elements[kSize];
 };
+template <typename Storage>
+using Vector = VectorOf<Storage, kVectorBytes / static_cast<int>(sizeof(Storage))>;
+// Of an accumulator, for as many elements.
+template <typename Storage>
+using StateVector = VectorOf<StateOf<Storage>, Vector<Storage>::kSize>;
 
 // Vector `i` from an address, which a GPU accepts only at multiples of its size. The host, where
 // nobody but the tests comes by, is made to refuse others too.
-template <typename Storage>
-TF_ADADELTA_INLINE Vector<Storage>& VectorAt(Storage* start, int i) {
+template <typename Vector, typename Element>
+TF_ADADELTA_INLINE Vector& VectorAt(Element* start, int i) {
 #if !defined(__CUDA_ARCH__)
-  if (reinterpret_cast<uintptr_t>(start) % kVectorBytes != 0) {
+  if (reinterpret_cast<uintptr_t>(start) % sizeof(Vector) != 0) {
     throw std::logic_error("a vector is accessed at an address that is not aligned");
   }
 #endif
-  return reinterpret_cast<Vector<Storage>*>(start)[i];
+  return reinterpret_cast<Vector*>(start)[i];
+}
+
+// Whether a stream holds accumulators of a type of their own.
+template <typename Storage, typename Step>
+TF_ADADELTA_INLINE constexpr bool IsState(int stream) {
+  return !std::is_same_v<StateOf<Storage>, Storage> && Step::IsState(stream);
+}
+
+// An element of such a stream, as one of the other streams and back.
+template <typename Storage>
+TF_ADADELTA_INLINE Storage FromState(const StateOf<Storage>& state) {
+  if constexpr (std::is_same_v<StateOf<Storage>, Storage>) {
+    return state;
+  } else {
+    return {Load(state)};
+  }
+}
+template <typename Storage, typename Step>
+TF_ADADELTA_INLINE void ToState(const Storage& element, [[maybe_unused]] const Step& step,
+                                [[maybe_unused]] uint32_t i, StateOf<Storage>* state) {
+  if constexpr (std::is_same_v<StateOf<Storage>, Storage>) {
+    *state = element;
+  } else {
+    Store(Load(element), RoundingAt<Storage>(step.counter, i), state);
+  }
 }
 
 // Takes every kThreads-th vector of a chunk, from the vector `thread` on, or every kThreads-th
 // element where a stream does not start at a vector's address. Calls `step(element, i)` for each
 // element, with an array of its values in all streams and its place in the chunk. Of these,
 // Step::Reads(stream) were loaded and Step::Writes(stream) are stored; a stream that is neither is
-// not touched.
+// not touched. Step::IsState(stream) are accumulators.
 //
 // The step is what `make_step` returns once the loads are on their way; so it may load, too.
 // Returns it.
@@ -43,13 +75,20 @@ template <typename Storage, int kVectors, int kStreams, typename MakeStep>
 TF_ADADELTA_INLINE auto ForEachElement(const LaunchTensor<kStreams>& tensor, const Chunk& chunk,
                                        int thread, const MakeStep& make_step) {
   using Step = decltype(make_step());
+  using State = StateOf<Storage>;
   constexpr int kSize = Vector<Storage>::kSize;
+  constexpr auto kIsState = IsState<Storage, Step>;
   Storage* streams[kStreams];
+  State* states[kStreams];
   uintptr_t addresses = 0;
   TF_ADADELTA_UNROLL
   for (int s = 0; s < kStreams; ++s) {
     streams[s] = static_cast<Storage*>(tensor.streams[s]) + chunk.begin;
-    addresses |= reinterpret_cast<uintptr_t>(streams[s]);
+    states[s] = static_cast<State*>(tensor.streams[s]) + chunk.begin;
+    // Vectors of accumulators are smaller.
+    addresses |= kIsState(s) ? reinterpret_cast<uintptr_t>(states[s]) *
+                                   (sizeof(Vector<Storage>) / sizeof(StateVector<Storage>))
+                             : reinterpret_cast<uintptr_t>(streams[s]);
   }
   const int size = static_cast<int>(chunk.end - chunk.begin);
   const int vectors = addresses % kVectorBytes == 0 ? size / kSize : 0;
@@ -57,8 +96,10 @@ TF_ADADELTA_INLINE auto ForEachElement(const LaunchTensor<kStreams>& tensor, con
   // All loads first: so many bytes must be on their way at once for the memory to be busy.
 #if defined(__CUDA_ARCH__)
   Vector<Storage> loaded[kVectors][kStreams];
+  StateVector<Storage> loaded_states[kVectors][kStreams];
 #else  // g++ 12 takes what is not loaded for used.
   Vector<Storage> loaded[kVectors][kStreams] = {};
+  StateVector<Storage> loaded_states[kVectors][kStreams] = {};
 #endif
   TF_ADADELTA_UNROLL
   for (int i = 0; i < kVectors; ++i) {
@@ -66,7 +107,12 @@ TF_ADADELTA_INLINE auto ForEachElement(const LaunchTensor<kStreams>& tensor, con
     if (vector < vectors) {
       TF_ADADELTA_UNROLL
       for (int s = 0; s < kStreams; ++s) {
-        if (Step::Reads(s)) loaded[i][s] = VectorAt(streams[s], vector);
+        if (!Step::Reads(s)) continue;
+        if (kIsState(s)) {
+          loaded_states[i][s] = VectorAt<StateVector<Storage>>(states[s], vector);
+        } else {
+          loaded[i][s] = VectorAt<Vector<Storage>>(streams[s], vector);
+        }
       }
     }
   }
@@ -77,33 +123,53 @@ TF_ADADELTA_INLINE auto ForEachElement(const LaunchTensor<kStreams>& tensor, con
     if (vector < vectors) {
       TF_ADADELTA_UNROLL
       for (int j = 0; j < kSize; ++j) {
+        const auto place = static_cast<uint32_t>(vector * kSize + j);
         Storage element[kStreams];
         TF_ADADELTA_UNROLL
         for (int s = 0; s < kStreams; ++s) {
-          if (Step::Reads(s)) element[s] = loaded[i][s].elements[j];
+          if (!Step::Reads(s)) continue;
+          element[s] = kIsState(s) ? FromState<Storage>(loaded_states[i][s].elements[j])
+                                   : loaded[i][s].elements[j];
         }
-        step(element, static_cast<uint32_t>(vector * kSize + j));
+        step(element, place);
         TF_ADADELTA_UNROLL
         for (int s = 0; s < kStreams; ++s) {
-          if (Step::Writes(s)) loaded[i][s].elements[j] = element[s];
+          if (!Step::Writes(s)) continue;
+          if (kIsState(s)) {
+            ToState(element[s], step, place, &loaded_states[i][s].elements[j]);
+          } else {
+            loaded[i][s].elements[j] = element[s];
+          }
         }
       }
       TF_ADADELTA_UNROLL
       for (int s = 0; s < kStreams; ++s) {
-        if (Step::Writes(s)) VectorAt(streams[s], vector) = loaded[i][s];
+        if (!Step::Writes(s)) continue;
+        if (kIsState(s)) {
+          VectorAt<StateVector<Storage>>(states[s], vector) = loaded_states[i][s];
+        } else {
+          VectorAt<Vector<Storage>>(streams[s], vector) = loaded[i][s];
+        }
       }
     }
   }
   for (int i = vectors * kSize + thread; i < size; i += kThreads) {
+    const auto place = static_cast<uint32_t>(i);
     Storage element[kStreams];
     TF_ADADELTA_UNROLL
     for (int s = 0; s < kStreams; ++s) {
-      if (Step::Reads(s)) element[s] = streams[s][i];
+      if (!Step::Reads(s)) continue;
+      element[s] = kIsState(s) ? FromState<Storage>(states[s][i]) : streams[s][i];
     }
-    step(element, static_cast<uint32_t>(i));
+    step(element, place);
     TF_ADADELTA_UNROLL
     for (int s = 0; s < kStreams; ++s) {
-      if (Step::Writes(s)) streams[s][i] = element[s];
+      if (!Step::Writes(s)) continue;
+      if (kIsState(s)) {
+        ToState(element[s], step, place, &states[s][i]);
+      } else {
+        streams[s][i] = element[s];
+      }
     }
   }
   return step;

@@ -32,6 +32,9 @@ struct RandomTensor : Base {
   const int64_t* seed_pointer;  // To device memory; null where `seed` counts.
   int64_t seed;
   uint32_t first_word;  // Of those of its variable: 0 unless this is not all of it.
+  int32_t state_size;   // The bytes of an element of the streams that are accumulators.
+
+  static constexpr int kStates[] = {1, 2};
 };
 
 // The parameters of one kernel launch: up to `kCapacity` tensors, none empty. A `Kind` of launches
@@ -106,6 +109,13 @@ void Skip(int64_t elements, int64_t element_size, LaunchTensor<kStreams>* tensor
 template <typename Base>
 void Skip(int64_t elements, int64_t element_size, RandomTensor<Base>* tensor) {
   Skip(elements, element_size, static_cast<Base*>(tensor));
+  // The accumulators may be smaller.
+  for (const int stream : tensor->kStates) {
+    void*& state = tensor->streams[stream];
+    state = reinterpret_cast<void*>(
+        reinterpret_cast<uintptr_t>(state) -
+        static_cast<uintptr_t>(elements * (element_size - tensor->state_size)));
+  }
   tensor->first_word += static_cast<uint32_t>(elements / 2);
 }
 

@@ -124,6 +124,7 @@ void ForEachPieceLaunch(const std::vector<NormInput>& inputs, int64_t element_si
 
 template <typename Kind>
 struct SquareStep {
+  TF_ADADELTA_INLINE static constexpr bool IsState(int) { return false; }
   TF_ADADELTA_INLINE static constexpr bool Reads(int) { return true; }
   TF_ADADELTA_INLINE static constexpr bool Writes(int) { return false; }
 

@@ -280,8 +280,9 @@ TF_ADADELTA_INLINE void UpdateColumns(const SparseTask& task, const Scalars<Comp
   const int64_t columns_left = row_elements - first_column;
   const int64_t row = static_cast<int64_t>(task.keys[slot]) * row_elements + first_column;
   Storage* const var = static_cast<Storage*>(task.update.var) + row;
-  Storage* const accum = static_cast<Storage*>(task.update.accum) + row;
-  Storage* const accum_update = static_cast<Storage*>(task.update.accum_update) + row;
+  using State = StateOf<Storage>;
+  State* const accum = static_cast<State*>(task.update.accum) + row;
+  State* const accum_update = static_cast<State*>(task.update.accum_update) + row;
   const auto half_decay = static_cast<Compute>(task.half_decays[slot]);
   const uint32_t counter =
       CounterOfRow(first_counter, static_cast<int64_t>(task.keys[slot]), row_elements);
@@ -291,7 +292,8 @@ TF_ADADELTA_INLINE void UpdateColumns(const SparseTask& task, const Scalars<Comp
   if (end - slot >= kSumRows) {
     next = AddSums<kSumLevels>(task, slot, end - slot, first_column, lanes, sum);
   }
-  Storage x[kColumns] = {}, a[kColumns] = {}, u[kColumns] = {};
+  Storage x[kColumns] = {};
+  State a[kColumns] = {}, u[kColumns] = {};
   TF_ADADELTA_UNROLL
   for (int i = 0; i < kColumns; ++i) {
     const int column = i * lanes;

@@ -135,13 +135,21 @@ DType CheckVariables(Checker* checker, const ViewList& vars, const ViewList& acc
   checker->CheckLength("accums", accums.size(), vars.size());
   checker->CheckLength("accum_updates", accum_updates.size(), vars.size());
   if (vars.empty()) return DType::kFloat;
-  const DType dtype = ToDType(vars[0], "variables[0]");
+  DType dtype = ToDType(vars[0], "variables[0]");
+  std::string state = vars[0].dtype;
+  if (dtype == DType::kFloat && accums[0].dtype == "bfloat16") {
+    dtype = DType::kFloatBFloat16State;
+    state = accums[0].dtype;
+  }
   for (size_t i = 0; i < vars.size(); ++i) {
     const Checker::Expected expected = {vars[0].dtype, kLikeVariables, ShapeOf(vars[i]),
                                         "the shape of its variable"};
     checker->Check(vars[i], "variables", i, /*written=*/true, expected);
-    checker->Check(accums[i], "accums", i, /*written=*/true, expected);
-    checker->Check(accum_updates[i], "accum_updates", i, /*written=*/true, expected);
+    Checker::Expected of_state = expected;
+    of_state.dtype = state;
+    if (state != expected.dtype) of_state.dtype_of = ", the dtype of accums[0]";
+    checker->Check(accums[i], "accums", i, /*written=*/true, of_state);
+    checker->Check(accum_updates[i], "accum_updates", i, /*written=*/true, of_state);
   }
   return dtype;
 }
@@ -149,19 +157,24 @@ DType CheckVariables(Checker* checker, const ViewList& vars, const ViewList& acc
 template <typename Update>
 void SetRandomSeeds(const std::optional<std::vector<int64_t>>& seeds, std::vector<Update>* updates,
                     DType* dtype) {
-  if (!seeds) return;
+  if (!seeds) {
+    if (*dtype != DType::kFloatBFloat16State) return;
+    throw py::type_error(
+        "accums[0] has dtype bfloat16, expected float32, the dtype of variables[0], where there "
+        "are no random_seeds");
+  }
   if (seeds->size() != updates->size()) {
     throw py::value_error("random_seeds has length " + std::to_string(seeds->size()) +
                           ", expected " + std::to_string(updates->size()) +
                           ", one for each variable");
   }
   if (updates->empty()) return;
-  if (*dtype != DType::kBFloat16) {
+  if (*dtype == DType::kBFloat16) *dtype = DType::kStochasticBFloat16;
+  if (*dtype != DType::kStochasticBFloat16 && *dtype != DType::kFloatBFloat16State) {
     throw py::type_error(
-        "variables[0] is not bfloat16, as expected where there are random_seeds: only that is "
+        "accums[0] is not bfloat16, as expected where there are random_seeds: only that is "
         "rounded stochastically");
   }
-  *dtype = DType::kStochasticBFloat16;
   *updates = WithSeeds(std::move(*updates), seeds->data());
 }
 

@@ -53,7 +53,9 @@ struct DenseArrays {
               const std::optional<ViewList>& grad_accums = std::nullopt,
               const std::optional<ArrayView>& clip_factors = std::nullopt);
 
-  // Throws like the constructor unless there is a seed for each variable, and these are bfloat16.
+  // Throws like the constructor unless there is a seed for each variable, and these or their
+  // accumulators are bfloat16. Called for a call without seeds too, which only equal types may do
+  // without.
   void RoundAtRandom(const std::optional<std::vector<int64_t>>& seeds);
 
   DType dtype;
