@@ -198,15 +198,20 @@ WAYS: dict[str, Callable[[Trial], None]] = {
 def main() -> None:
     """Tries the ways that are named, or all."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("ways", nargs="*", default=list(WAYS), choices=WAYS, metavar="WAY")
+    # Not `choices`, among which argparse looks for the default of a list, too.
+    parser.add_argument("ways", nargs="*", metavar="WAY", help=f"of {', '.join(WAYS)}; or all")
     parser.add_argument("--python", default="3.11")
     parser.add_argument(
         "--work", type=Path, default=Path(tempfile.gettempdir()) / "tf_adadelta-installs"
     )
     arguments = parser.parse_args()
+    ways = arguments.ways or list(WAYS)
+    for name in ways:
+        if name not in WAYS:
+            parser.error(f"there is no way {name}")
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     failed = 0
-    for name in arguments.ways:
+    for name in ways:
         started = time.monotonic()
         print(f"{name:<28} {WAYS[name].__doc__}", flush=True)
         folder = arguments.work.resolve() / name

@@ -15,6 +15,12 @@ from subprocesses import check_program
 import tf_adadelta
 from tf_adadelta import _support, kernels, ops
 
+# What is in bfloat16: everything, or the averages of float32 variables.
+FORMS = {
+    "bfloat16": {"stochastic_rounding": True},
+    "float32": {"state_dtype": "bfloat16"},
+}
+forms = pytest.mark.parametrize("dtype", FORMS)
 MODES = ["eager", "function", *(["jit_compile"] if XLA else [])]
 SHAPES = [(0,), (1,), (3,), (65, 7), (4097,)]
 OPTIONS = {
@@ -53,26 +59,34 @@ def make_grads(step, dtype="bfloat16", shapes=SHAPES):
 
 
 def make_optimizer(variables, **arguments):
-    optimizer = tf_adadelta.Adadelta(0.3, stochastic_rounding=True, **arguments)
+    form = FORMS[keras.backend.standardize_dtype(variables[0].dtype)]
+    optimizer = tf_adadelta.Adadelta(0.3, **form, **arguments)
     optimizer.build(variables)
     return optimizer
 
 
-def run(mode="eager", steps=7, grads_of=make_grads, variables=None, **arguments):
+def run(mode="eager", steps=7, grads_of=make_grads, variables=None, dtype="bfloat16", **arguments):
     """Returns all values after steps of an optimizer."""
-    variables = variables or make_variables()
+    variables = variables or make_variables(dtype)
     optimizer = make_optimizer(variables, **arguments)
     step = in_mode(mode, lambda *grads: optimizer.apply(grads, variables))
     for number in range(steps):
-        step(*grads_of(number))
+        step(*grads_of(number, dtype))
     return [variable.numpy() for variable in (*variables, *optimizer.variables)]
+
+
+def arrays_of(oracle):
+    """Its values as they are stored."""
+    x, *averages = (oracle.stored(role) for role in oracle.values)
+    return [x, *([array.astype(ml_dtypes.bfloat16) for array in arrays] for arrays in averages)]
 
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("size", [0, 1, 3, 4097])
-def test_dense_op_has_the_bits_of_the_kernel(mode, size):
-    oracle = Oracle([(size,), (5,)], "bfloat16")
-    arrays = [oracle.stored(role) for role in oracle.values]
+@forms
+def test_dense_op_has_the_bits_of_the_kernel(mode, size, dtype):
+    oracle = Oracle([(size,), (5,)], dtype)
+    arrays = arrays_of(oracle)
     variables = [[tf.Variable(array) for array in role] for role in arrays]
 
     def apply(step, *grads):
@@ -94,9 +108,10 @@ def test_dense_op_has_the_bits_of_the_kernel(mode, size):
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("index_dtype", [np.int32, np.int64])
 @pytest.mark.parametrize("width", [1, 3, 64])
-def test_sparse_op_has_the_bits_of_the_kernel(mode, index_dtype, width):
-    oracle = Oracle([(9, width), (4, 2)], "bfloat16")
-    arrays = [oracle.stored(role) for role in oracle.values]
+@forms
+def test_sparse_op_has_the_bits_of_the_kernel(mode, index_dtype, width, dtype):
+    oracle = Oracle([(9, width), (4, 2)], dtype)
+    arrays = arrays_of(oracle)
     variables = [[tf.Variable(array) for array in role] for role in arrays]
     clocks = [np.zeros(10, np.int64), np.zeros(5, np.int64)]
     clock_variables = [tf.Variable(clock) for clock in clocks]
@@ -130,12 +145,13 @@ def test_sparse_op_has_the_bits_of_the_kernel(mode, index_dtype, width):
         assert_same_bits(role, expected)
 
 
+@forms
 @pytest.mark.parametrize("options", OPTIONS)
-def test_every_mode_has_the_same_bits(options):
-    results = [run(mode, **OPTIONS[options]) for mode in MODES]
+def test_every_mode_has_the_same_bits(options, dtype):
+    results = [run(mode, dtype=dtype, **OPTIONS[options]) for mode in MODES]
     for result in results[1:]:
         assert_same_bits(result, results[0])
-    other = run(MODES[-1], **OPTIONS[options], seed=1)
+    other = run(MODES[-1], dtype=dtype, **OPTIONS[options], seed=1)
     assert any(np.any(bits(a) != bits(b)) for a, b in zip(other, results[0]))
 
 
@@ -149,21 +165,22 @@ def test_every_mode_has_the_same_bits(options):
         ("lazy", "clipnorm"),
     ],
 )
-def test_every_mode_has_the_same_bits_for_tables(sparse_update, options):
+@forms
+def test_every_mode_has_the_same_bits_for_tables(sparse_update, options, dtype):
     shapes = [(9, 6), (4, 3)]
 
-    def grads_of(step):
+    def grads_of(step, dtype):
         rng = np.random.default_rng(step)
-        values = tf.constant(rng.standard_normal((4, 6)), "bfloat16")
+        values = tf.constant(rng.standard_normal((4, 6)), dtype)
         slices = tf.IndexedSlices(values, tf.constant([8, step, 8, 0]), tf.constant([9, 6]))
-        return [slices, tf.constant(rng.standard_normal((4, 3)), "bfloat16")]
+        return [slices, tf.constant(rng.standard_normal((4, 3)), dtype)]
 
     def run_once(mode):
-        variables = make_variables(shapes=shapes)
         return run(
             mode,
             grads_of=grads_of,
-            variables=variables,
+            variables=make_variables(dtype, shapes),
+            dtype=dtype,
             sparse_update=sparse_update,
             **OPTIONS[options],
         )
@@ -175,14 +192,16 @@ def test_every_mode_has_the_same_bits_for_tables(sparse_update, options):
 
 @pytest.mark.skipif(not XLA, reason="jit_compile needs TensorFlow 2.20 or newer")
 @pytest.mark.parametrize("options", ["plain", "clipnorm"])
-def test_more_variables_than_a_custom_call_has(options):
+@forms
+def test_more_variables_than_a_custom_call_has(options, dtype):
     shapes = [(i % 5 + 1,) for i in range(150)]
     one, other = (
         run(
             mode,
             2,
-            lambda step: make_grads(step, shapes=shapes),
-            make_variables(shapes=shapes),
+            lambda step, dtype: make_grads(step, dtype, shapes),
+            make_variables(dtype, shapes),
+            dtype,
             **OPTIONS[options],
         )
         for mode in ("eager", "jit_compile")
@@ -237,11 +256,12 @@ def make_model(optimizer):
     return model
 
 
-@pytest.fixture
-def bfloat16_policy():
+@pytest.fixture(params=FORMS)
+def form(request):
+    """The arguments of the optimizer, the dtype policy being that of their variables."""
     before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("bfloat16")
-    yield
+    keras.config.set_dtype_policy(request.param)
+    yield FORMS[request.param]
     keras.config.set_dtype_policy(before)
 
 
@@ -259,8 +279,8 @@ def state_of(model):
 
 
 @pytest.mark.parametrize("how", [".keras", ".weights.h5", "checkpoint", "pickle"])
-def test_goes_on_with_the_same_bits_after_a_save_and_a_load(tmp_path, bfloat16_policy, how):
-    written = make_model(tf_adadelta.Adadelta(0.5, stochastic_rounding=True, seed=7))
+def test_goes_on_with_the_same_bits_after_a_save_and_a_load(tmp_path, form, how):
+    written = make_model(tf_adadelta.Adadelta(0.5, **form, seed=7))
     fit(written, 0, 3)
     path = str(tmp_path / f"model{how}")
     if how == "checkpoint":
@@ -269,11 +289,11 @@ def test_goes_on_with_the_same_bits_after_a_save_and_a_load(tmp_path, bfloat16_p
         (written.save if how == ".keras" else written.save_weights)(path)
     if how == ".keras":
         read = keras.models.load_model(path)
-        assert read.optimizer.stochastic_rounding and read.optimizer.seed == 7
+        assert form.items() <= read.optimizer.get_config().items() and read.optimizer.seed == 7
     elif how == "pickle":
         read = pickle.loads(pickle.dumps(written))
     else:
-        read = make_model(tf_adadelta.Adadelta(0.5, stochastic_rounding=True, seed=7))
+        read = make_model(tf_adadelta.Adadelta(0.5, **form, seed=7))
         read.optimizer.build(read.trainable_variables)
         if how == "checkpoint":
             tf.train.Checkpoint(model=read, optimizer=read.optimizer).restore(path)
@@ -285,9 +305,9 @@ def test_goes_on_with_the_same_bits_after_a_save_and_a_load(tmp_path, bfloat16_p
 
 
 @pytest.mark.parametrize("ours_first", [True, False])
-def test_files_load_into_stock_keras_and_back(tmp_path, bfloat16_policy, ours_first):
+def test_files_load_into_stock_keras_and_back(tmp_path, form, ours_first):
     makers = [
-        lambda: tf_adadelta.Adadelta(0.5, stochastic_rounding=True),
+        lambda: tf_adadelta.Adadelta(0.5, **form),
         lambda: keras.optimizers.Adadelta(0.5),
     ]
     writer, reader = makers if ours_first else makers[::-1]
@@ -298,7 +318,18 @@ def test_files_load_into_stock_keras_and_back(tmp_path, bfloat16_policy, ours_fi
     read = make_model(reader())
     read.optimizer.build(read.trainable_variables)
     read.load_weights(path)
-    assert_same_bits(state_of(written), state_of(read))
+    if not ours_first and "state_dtype" in form:
+        for slot in read.optimizer.variables[2:]:
+            assert slot.dtype == slot.numpy().dtype == "float32"
+        assert_rounded(state_of(read), state_of(written))
+    else:
+        assert_same_bits(state_of(written), state_of(read))
+
+
+def assert_rounded(actual, expected):
+    """Up to the distance of two bfloat16."""
+    for a, b in zip(actual, expected):
+        np.testing.assert_allclose(a, b, rtol=2**-8)
 
 
 def test_configuration():
@@ -317,6 +348,65 @@ def test_configuration():
     assert not hasattr(stock, "stochastic_rounding") and not hasattr(stock, "seed")
 
 
+def test_slots_show_float32():
+    variables = make_variables("float32")
+    optimizer = make_optimizer(variables)
+    optimizer.apply(make_grads(0, "float32"), variables)
+    stock = keras.optimizers.Adadelta(0.3)
+    stock.build(make_variables("float32"))
+    for slot, other in zip(optimizer.variables, stock.variables):
+        assert (slot.dtype, slot.shape) == (other.dtype, other.shape)
+        assert slot.numpy().dtype == other.numpy().dtype
+    slot = optimizer.variables[-1]
+    assert slot.stored.dtype == tf.bfloat16 and tf.convert_to_tensor(slot).dtype == tf.float32
+    assert "float32" in repr(slot)
+    before = slot.numpy()
+    slot.assign(before)
+    np.testing.assert_array_equal(slot.numpy(), before)
+    for reading in (lambda: slot + 0.0, tf.function(lambda: slot + 0.0)):
+        np.testing.assert_array_equal(reading(), before)
+    converted = tf_adadelta.to_keras(optimizer)
+    assert type(slot) is type(other) and slot.value.dtype == tf.float32
+    np.testing.assert_array_equal(slot.numpy(), before)
+    converted.apply(make_grads(1, "float32"), variables)
+
+
+def test_average_memory_is_half():
+    variables = make_variables("float32")
+    optimizer = make_optimizer(variables)
+    stored = [slot.stored for slot in optimizer.variables[2:]]
+    assert sum(s.dtype.size * s.shape.num_elements() for s in stored) == sum(
+        2 * 2 * v.shape.num_elements() for v in map(tf.convert_to_tensor, variables)
+    )
+
+
+def test_saved_model(tmp_path):
+    """What is exported are the values that the slots show; the step does not fit these."""
+    variables = make_variables("float32", [(3,)])
+    optimizer = make_optimizer(variables)
+
+    @tf.function(input_signature=[tf.TensorSpec((3,))])
+    def step(grad):
+        optimizer.apply([grad], variables)
+
+    step(tf.ones(3))
+    module = tf.Module()
+    module.optimizer, module.variable, module.step = optimizer, variables[0], step
+    tf.saved_model.save(module, str(tmp_path))
+    loaded = tf.saved_model.load(str(tmp_path))
+    for slot, value in zip(optimizer.variables[2:], loaded.optimizer._variables[2:]):
+        assert value.dtype == tf.float32
+        np.testing.assert_array_equal(slot.numpy(), value.numpy())
+    with pytest.raises(tf.errors.InvalidArgumentError, match="expected bfloat16, where there are"):
+        loaded.step(tf.ones(3))
+
+
+@pytest.mark.parametrize("state_dtype", ["float16", "uint8", 8])
+def test_bad_state_dtype(state_dtype):
+    with pytest.raises(ValueError, match=r"state_dtype is .*, expected None or 'bfloat16'"):
+        tf_adadelta.Adadelta(state_dtype=state_dtype)
+
+
 @pytest.mark.parametrize("seed", [-1, 2**31, 1.5, None])
 def test_bad_seed(seed):
     with pytest.raises(ValueError, match=r"seed is .*, expected an int from 0 to 2147483647"):
@@ -324,13 +414,14 @@ def test_bad_seed(seed):
 
 
 @pytest.mark.parametrize("options", ["plain", "weight_decay"])
-def test_what_is_not_served_is_an_error(not_strict, monkeypatch, options):
+@forms
+def test_what_is_not_served_is_an_error(not_strict, monkeypatch, options, dtype):
     monkeypatch.setattr(_support, "_DEVICE_TYPES", ("TPU",))
-    variables = make_variables()
+    variables = make_variables(dtype)
     optimizer = make_optimizer(variables, **OPTIONS[options])
     before = [variable.numpy() for variable in (*variables, *optimizer.variables)]
     with pytest.raises(RuntimeError, match="cannot round stochastically, as only the fused"):
-        optimizer.apply(make_grads(0), variables)
+        optimizer.apply(make_grads(0, dtype), variables)
     assert_same_bits([variable.numpy() for variable in (*variables, *optimizer.variables)], before)
 
 
@@ -352,7 +443,13 @@ def test_xla_without_the_call_is_an_error(monkeypatch):
 @pytest.mark.parametrize(
     "dtype, arguments, error, message",
     [
-        ("float32", {"random_seeds": [1]}, TypeError, "dtype float32, expected bfloat16"),
+        ("float16", {"random_seeds": [1]}, TypeError, "dtype float16, expected bfloat16"),
+        (
+            "float32",
+            {"random_seeds": [1]},
+            TypeError,
+            "accums.0. .* has dtype float32, expected bfloat16, where there are random_seeds",
+        ),
         ("bfloat16", {"random_seeds": [1, 2]}, ValueError, "length 2, expected 1"),
         ("bfloat16", {"random_seeds": [1.5]}, TypeError, "random_seeds has dtype float64"),
         (
@@ -390,8 +487,12 @@ def test_bad_nodes(random):
         )
 
 
-def test_replicas_have_the_same_bits():
+@forms
+def test_replicas_have_the_same_bits(dtype):
     check_program(
+        f"""
+        dtype, form = {dtype!r}, {FORMS[dtype]!r}
+        """
         """
         import numpy as np
         import tensorflow as tf
@@ -402,12 +503,10 @@ def test_replicas_have_the_same_bits():
         import keras
         import tf_adadelta
 
-        keras.config.set_dtype_policy("bfloat16")
-
         def train(strategy):
             with strategy.scope():
-                variable = keras.Variable(np.linspace(0, 1, 4097), dtype="bfloat16")
-                optimizer = tf_adadelta.Adadelta(0.3, stochastic_rounding=True, seed=5)
+                variable = keras.Variable(np.linspace(0, 1, 4097), dtype=dtype)
+                optimizer = tf_adadelta.Adadelta(0.3, **form, seed=5)
                 optimizer.build([variable])
 
             @tf.function
@@ -417,10 +516,10 @@ def test_replicas_have_the_same_bits():
 
             for number in range(5):
                 rng = np.random.default_rng(number)
-                step(tf.constant(rng.standard_normal(4097), "bfloat16"))
-            values = (variable.value, *(slot.value for slot in optimizer.variables[2:]))
+                step(tf.constant(rng.standard_normal(4097), dtype))
+            values = (variable.value, *(slot.stored for slot in optimizer.variables[2:]))
             replicas = map(strategy.experimental_local_results, values)
-            return [[np.asarray(part).view(np.uint16) for part in parts] for parts in replicas]
+            return [[np.asarray(part).view(np.uint8) for part in parts] for parts in replicas]
 
         mirrored = train(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
         (one,) = zip(*train(tf.distribute.OneDeviceStrategy("CPU:0")))

@@ -10,6 +10,7 @@ from tf_adadelta._slot import Slot
 _OUR_ATTRIBUTES = (
     "sparse_update",
     "_sparse_update",
+    "state_dtype",
     "stochastic_rounding",
     "seed",
     "_dispatcher",

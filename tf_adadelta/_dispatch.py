@@ -63,7 +63,7 @@ class Dispatcher:
             where rows without a gradient do not change.
         stock: What the update does that takes the rest.
         on_clock: As `Planner` has it.
-        rounding: How bfloat16 variables are rounded; None: to the nearest.
+        rounding: What is rounded stochastically; None: nothing is.
 
     Attributes:
         planner: Decides which variables go together into one call of an op.
@@ -121,8 +121,8 @@ class Dispatcher:
             the variables that are left to the stock update.
 
         Raises:
-            RuntimeError: There are others, and TF_ADADELTA_STRICT=1, or they were to be rounded
-                stochastically.
+            RuntimeError: There are others, and TF_ADADELTA_STRICT=1, or something of them was to be
+                rounded stochastically.
         """
         if not variables:
             return [], []

@@ -1,4 +1,4 @@
-"""The slot variables of the Keras 3 optimizer, whose rows may lag behind."""
+"""The slot variables of the Keras 3 optimizer: rows may lag behind, or be kept in bfloat16."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,31 +15,51 @@ class Slot(Variable):
     Reading computes the true values and changes nothing. Saving and assigning catch up first: who
     saves then goes on from the bits that a load would give.
 
+    What is stored may have another dtype than the slot: it is shown, saved and loaded in that of
+    the slot.
+
     Attributes:
         clock: How far the rows have caught up; None as long as there was no sparse gradient.
     """
 
     clock: RowClock | None = None
+    _shown_dtype: str
     _on_graph: Callable[[], None]
 
     @classmethod
-    def adopt(cls, variable: Variable, on_graph: Callable[[], None]) -> None:
+    def adopt(cls, variable: Variable, dtype: str, on_graph: Callable[[], None]) -> None:
         """Makes a slot of a variable that Keras created.
 
         Args:
             variable: The variable.
+            dtype: That it shows.
             on_graph: Called when a graph takes what is stored for the true values.
         """
         variable.__class__ = cls
+        variable._shown_dtype = dtype
         variable._on_graph = on_graph
 
     @classmethod
     def release(cls, slot: "Slot") -> None:
         """Makes a variable of Keras's again of a slot, with its true values."""
         slot.caught_up()
+        if slot._is_narrow:
+            dtype = slot.dtype
+            values = tf.cast(slot.stored, dtype)
+            slot._value = tf.Variable(values, trainable=False, name=slot.name)
+            slot._dtype = dtype
         slot.__class__ = Variable
-        for name in ("clock", "_on_graph"):
+        for name in ("clock", "_on_graph", "_shown_dtype"):
             vars(slot).pop(name, None)
+
+    @property
+    def dtype(self) -> str:
+        """The dtype that whoever reads it sees."""
+        return self._shown_dtype if self._is_narrow else super().dtype
+
+    @property
+    def _is_narrow(self) -> bool:
+        return self._value.dtype != self._shown_dtype
 
     @property
     def stored(self) -> tf.Variable:
@@ -53,10 +73,10 @@ class Slot(Variable):
         if value is not self._value:  # In a stateless scope.
             return value
         if self.clock is not None:
-            return self.clock.up_to_date(value)
-        if not tf.executing_eagerly():
+            value = self.clock.up_to_date(value)
+        elif not tf.executing_eagerly():
             self._on_graph()
-        return value
+        return tf.cast(value, self.dtype) if self._is_narrow else value
 
     def caught_up(self) -> tf.Variable:
         """Returns the variable in which the values are stored, all of them true."""
@@ -71,7 +91,7 @@ class Slot(Variable):
         super()._direct_assign(value)
 
     def __repr__(self) -> str:
-        if self.clock is None or not tf.executing_eagerly():
+        if (self.clock is None and not self._is_narrow) or not tf.executing_eagerly():
             return super().__repr__()
         shape, value = self.shape, self.value.numpy()
         return f"<Variable path={self.path}, shape={shape}, dtype={self.dtype}, value={value}>"
@@ -90,6 +110,8 @@ class Slot(Variable):
             if self.clock is not None and self.clock.shared:
                 return {"VARIABLE_VALUE": self.value}  # To write would undo a worker's step.
             self.caught_up()
+            if self._is_narrow:
+                return {"VARIABLE_VALUE": self.value}
         try:
             return self._value._serialize_to_tensors()
         except NotImplementedError:  # With replicas.
@@ -98,6 +120,9 @@ class Slot(Variable):
     def _restore_from_tensors(self, restored_tensors: dict[str, tf.Tensor]) -> Any:
         if self.clock is not None:  # Else nothing lags, even in the graph that restores servers.
             self.clock.catch_up()
+        if self._is_narrow:
+            values = tf.cast(restored_tensors["VARIABLE_VALUE"], self._value.dtype)
+            restored_tensors = {**restored_tensors, "VARIABLE_VALUE": values}
         try:
             return self._value._restore_from_tensors(restored_tensors)
         except NotImplementedError:  # With replicas.
@@ -106,7 +131,7 @@ class Slot(Variable):
 
     def _copy_trackable_to_cpu(self, object_map: dict[Any, Any]) -> None:
         self.caught_up()._copy_trackable_to_cpu(object_map)
-        object_map[self] = tf.Variable(object_map[self._value])
+        object_map[self] = tf.Variable(tf.cast(object_map[self._value], self.dtype))
 
     def _export_to_saved_model_graph(
         self, object_map: dict[Any, Any], tensor_map: Any, options: Any, **kwargs: Any
@@ -120,4 +145,6 @@ class Slot(Variable):
         return resources
 
     def _write_object_proto(self, proto: Any, options: Any) -> Any:
-        return self._value._write_object_proto(proto, options)
+        self._value._write_object_proto(proto, options)
+        # As _serialize_to_tensors has it. A function that updates what is stored cannot run then.
+        proto.variable.dtype = tf.as_dtype(self.dtype).as_datatype_enum

@@ -89,7 +89,8 @@ def fused_adadelta_apply(
         random_seeds: None: what is stored is rounded to the nearest. With bfloat16 variables also
             an int for each of them (or an int64 tensor): it is then rounded stochastically, by bits
             that are a hash of the seed, of `step` and of the place of the element, the same on
-            every device and for any number of threads.
+            every device and for any number of threads. With float32 variables likewise, whose
+            `accums` and `accum_updates` are then bfloat16, and alone are rounded so.
         step: Scalar, an int or an integer tensor: the count of steps before this one.
         use_locking: For symmetry with `ResourceApplyAdadelta`; the locks of all variables are held
             during the update either way.
@@ -117,7 +118,7 @@ def fused_adadelta_apply(
     _check_lengths({**lists, "grads": grads})
     if not grads:
         return None
-    dtype = _check_dtypes(lists)
+    dtype = _check_dtypes(lists, random_seeds is not None)
     options = Options(grad_scale, update, clip_factors, clipvalue, weight_decay, ema_momentum)
     return apply_handles(
         **_handles(lists),
@@ -237,7 +238,7 @@ def fused_adadelta_sparse_apply(
     _check_lengths({**lists, "grads": grads, "indices": indices})
     if not grads:
         return None
-    dtype = _check_dtypes(lists)
+    dtype = _check_dtypes(lists, random_seeds is not None)
     indices = [tf.convert_to_tensor(values) for values in indices]
     if indices[0].dtype not in INDEX_DTYPES:
         raise TypeError(f"indices[0] has dtype {indices[0].dtype.name}, expected int32 or int64")
@@ -454,10 +455,9 @@ def _as_random(random_seeds: Any, step: Any, dtype: tf.DType, count: int) -> lis
     """Returns what the op takes for rounding, from the arguments of a call."""
     if random_seeds is None:
         return []
-    if dtype != tf.bfloat16:
+    if dtype not in (tf.bfloat16, tf.float32):
         raise TypeError(
-            f"variables[0] has dtype {dtype.name}, expected bfloat16 with random_seeds: only that "
-            "is rounded stochastically"
+            f"variables[0] has dtype {dtype.name}, expected bfloat16 or float32 with random_seeds"
         )
     seeds = random_seeds if tf.is_tensor(random_seeds) else np.asarray(random_seeds).reshape(-1)
     if seeds.dtype not in (*INDEX_DTYPES, np.int32, np.int64):
@@ -478,8 +478,8 @@ def _check_lengths(lists: dict[str, list[Any]]) -> None:
             )
 
 
-def _check_dtypes(lists: dict[str, list[Any]]) -> tf.DType:
-    """Returns the dtype that all variables but the clocks have."""
+def _check_dtypes(lists: dict[str, list[Any]], random: bool = False) -> tf.DType:
+    """Returns the dtype that all variables but the clocks have, and averages rounded at random."""
     first_list = next(iter(lists))
     first = lists[first_list][0]
     if first.dtype not in DTYPES:
@@ -488,13 +488,16 @@ def _check_dtypes(lists: dict[str, list[Any]]) -> tf.DType:
             "bfloat16, float32 or float64"
         )
     for name, variables in lists.items():
-        clocks = name == "clocks"
-        expected = tf.int64 if clocks else first.dtype
+        expected, why = first.dtype, f", the dtype of {first_list}[0]"
+        if name == "clocks":
+            expected, why = tf.int64, ""
+        elif random and name in ("accums", "accum_updates"):
+            expected, why = tf.bfloat16, ", where there are random_seeds"
         for i, variable in enumerate(variables):
             if variable.dtype != expected:
                 raise TypeError(
                     f"{name}[{i}] ('{variable.name}') has dtype {variable.dtype.name}, expected "
-                    f"{expected.name}{'' if clocks else f', the dtype of {first_list}[0]'}"
+                    f"{expected.name}{why}"
                 )
     return first.dtype
 

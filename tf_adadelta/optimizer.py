@@ -77,23 +77,28 @@ class Adadelta(keras.optimizers.Adadelta):
         sparse_update: "exact": a sparse gradient has the result of the dense one, as Keras means it
             (but with duplicates summed, which Keras gets wrong). "lazy": rows without a gradient do
             not change, averages included, as `tf.compat.v1.train.AdadeltaOptimizer` has it.
+        state_dtype: None: both averages have the dtype of their variable. "bfloat16": those of
+            float32 variables are kept in bfloat16, half of the memory and 20 bytes an element
+            instead of 28, and are rounded stochastically; the variables themselves stay as exact as
+            they are. The slots show, save and load float32 values.
         stochastic_rounding: Whether bfloat16 variables, as with the dtype policy "bfloat16", and
             what is kept for them are rounded up or down at random, so that they are right in the
             mean; rounded to the nearest, they stop moving where a step is less than half the
             distance of two bfloat16. Variables of other dtypes are always rounded to the nearest.
             What is not fused raises a `RuntimeError` then; under a strategy, weight decay and
             averages, which are Keras's own there, round to the nearest.
-        seed: An int, at least 0 and less than 2^31. The random bits are a hash of it, of
+        seed: Of both. An int, at least 0 and less than 2^31. The random bits are a hash of it, of
             `iterations`, and of the place of the element: they are the same on every device, and
             again after a save and a load.
         **kwargs: As `keras.optimizers.Adadelta` has them.
 
     Raises:
-        ValueError: `sparse_update` is neither "exact" nor "lazy", or `seed` is out of range.
+        ValueError: `sparse_update` is neither "exact" nor "lazy", `state_dtype` neither None nor
+            "bfloat16", or `seed` is out of range.
         tf.errors.InvalidArgumentError: In `apply`: a gradient has another shape than its variable,
             or an index that is not that of a row. No variable of that dtype has then been changed.
-        RuntimeError: In `apply`: something is not served and `TF_ADADELTA_STRICT=1`, or it is
-            bfloat16 and `stochastic_rounding` is asked for.
+        RuntimeError: In `apply`: something is not served and `TF_ADADELTA_STRICT=1`, or it was to
+            be rounded stochastically.
 
     Reference:
         Zeiler, "ADADELTA: An Adaptive Learning Rate Method", 2012, arXiv:1212.5701, Algorithm 1.
@@ -102,6 +107,8 @@ class Adadelta(keras.optimizers.Adadelta):
         >>> model.compile(optimizer=tf_adadelta.Adadelta(learning_rate=1.0), loss="mse")
         >>> model.fit(x, y)
     """
+
+    _dtype_of_next: str | None = None  # Where it is not that of the variable that it is for.
 
     def __init__(
         self,
@@ -119,6 +126,7 @@ class Adadelta(keras.optimizers.Adadelta):
         gradient_accumulation_steps: int | None = None,
         name: str | None = None,
         sparse_update: str = "exact",
+        state_dtype: str | None = None,
         stochastic_rounding: bool = False,
         seed: int = 0,
         **kwargs: Any,
@@ -139,32 +147,41 @@ class Adadelta(keras.optimizers.Adadelta):
             name=name,
             **kwargs,
         )
-        self.start_fused(sparse_update, stochastic_rounding, seed)
+        self.start_fused(sparse_update, state_dtype, stochastic_rounding, seed)
 
     def start_fused(
-        self, sparse_update: str = "exact", stochastic_rounding: bool = False, seed: int = 0
+        self,
+        sparse_update: str = "exact",
+        state_dtype: str | None = None,
+        stochastic_rounding: bool = False,
+        seed: int = 0,
     ) -> None:
         """Sets up what this class has besides the attributes of Keras's, which are there already.
 
         Args:
             sparse_update: As the constructor has it.
+            state_dtype: Likewise.
             stochastic_rounding: Likewise.
             seed: Likewise.
         """
+        if state_dtype not in (None, "bfloat16"):
+            raise ValueError(f"state_dtype is {state_dtype!r}, expected None or 'bfloat16'")
         if not isinstance(seed, int) or not 0 <= seed < 2**31:
             raise ValueError(f"seed is {seed!r}, expected an int from 0 to 2147483647")
         self.sparse_update = sparse_update
+        self.state_dtype = state_dtype
         self.stochastic_rounding = stochastic_rounding
         self.seed = seed
         self._step = _Step()
-        rounding = StochasticRounding(self._seed_of, self._count_of_steps)
+        rounded = (tf.bfloat16,) * stochastic_rounding + (tf.float32,) * (state_dtype is not None)
+        rounding = StochasticRounding(rounded, self._seed_of, self._count_of_steps)
         self._dispatcher = Dispatcher(
             self.name,
             self._slots_of,
             sparse_update,
             _STOCK_UPDATE,
             self._start_clock,
-            rounding if stochastic_rounding else None,
+            rounding if rounded else None,
         )
         if self.built:
             self._adopt_slots()
@@ -184,14 +201,36 @@ class Adadelta(keras.optimizers.Adadelta):
             for slot in slots:
                 if slot is not None:  # As for a variable that its gradient overwrites.
                     Slot.adopt(
-                        slot, lambda v=variable: self._dispatcher.planner.keep_up_to_date(_raw(v))
+                        slot,
+                        keras.backend.standardize_dtype(variable.dtype),
+                        lambda v=variable: self._dispatcher.planner.keep_up_to_date(_raw(v)),
                     )
+
+    def add_variable_from_reference(
+        self, reference_variable: Any, name: str | None = None, initializer: Any = "zeros"
+    ) -> Any:
+        """Creates a variable like another one. As in `keras.optimizers.Adadelta`."""
+        is_slot = name in ("accumulated_grad", "accumulated_delta_var")
+        if is_slot and reference_variable.dtype == "float32":
+            self._dtype_of_next = self.state_dtype
+        try:
+            return super().add_variable_from_reference(reference_variable, name, initializer)
+        finally:
+            self._dtype_of_next = None
+
+    def add_variable(
+        self, shape: Any, initializer: Any = "zeros", dtype: Any = None, **kwargs: Any
+    ) -> Any:
+        """Creates a variable. As in `keras.optimizers.Adadelta`."""
+        return super().add_variable(shape, initializer, self._dtype_of_next or dtype, **kwargs)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the configuration: that of Keras, and what was asked for besides."""
         config = super().get_config()
         if self.sparse_update != "exact":
             config["sparse_update"] = self.sparse_update
+        if self.state_dtype is not None:
+            config.update(state_dtype=self.state_dtype, seed=self.seed)
         if self.stochastic_rounding:
             config.update(stochastic_rounding=True, seed=self.seed)
         return config

@@ -15,11 +15,6 @@
 
 namespace tf_adadelta {
 
-// The type that variables of `dtype` are stored as.
-inline DType StorageOf(DType dtype, const Inputs& inputs) {
-  return inputs.has(Inputs::kRandomSeeds) ? DType::kStochasticBFloat16 : dtype;
-}
-
 // The memory of an input of a list, null where the call has no such list.
 inline void* ResourceData(const Inputs& inputs, const LockedVariables& vars, Inputs::List list,
                           int i) {

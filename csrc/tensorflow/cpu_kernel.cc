@@ -70,9 +70,18 @@ absl::Status Unshare(OpKernelContext* ctx, const Inputs& inputs, const LockedVar
   using Device = Eigen::ThreadPoolDevice;
   for (int input = 0; input < inputs.num_resources(); ++input) {
     Tensor* const tensor = vars.tensor(input);
-    TF_RETURN_IF_ERROR(inputs.ListOf(input) == Inputs::kClocks
-                           ? PrepareToUpdateVariable<Device, int64_t>(ctx, tensor, false)
-                           : PrepareToUpdateVariable<Device, T>(ctx, tensor, false));
+    absl::Status status;
+    switch (tensor->dtype()) {
+      case tensorflow::DT_INT64:
+        status = PrepareToUpdateVariable<Device, int64_t>(ctx, tensor, false);
+        break;
+      case tensorflow::DT_BFLOAT16:
+        status = PrepareToUpdateVariable<Device, Eigen::bfloat16>(ctx, tensor, false);
+        break;
+      default:
+        status = PrepareToUpdateVariable<Device, T>(ctx, tensor, false);
+    }
+    TF_RETURN_IF_ERROR(status);
   }
   return absl::OkStatus();
 }

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
+#include "storage.h"
 
 namespace tf_adadelta {
 
@@ -104,6 +105,12 @@ class Inputs {
   Sizes sizes_;
   std::array<int, kNumLists + 1> first_ = {};
 };
+
+// How variables with gradients of `dtype` are stored.
+inline DType StorageOf(DType dtype, const Inputs& inputs) {
+  if (!inputs.has(Inputs::kRandomSeeds)) return dtype;
+  return dtype == DType::kFloat ? DType::kFloatBFloat16State : DType::kStochasticBFloat16;
+}
 
 }  // namespace tf_adadelta
 

@@ -28,10 +28,27 @@ absl::Status GetRandom(Context* context, bool* random) {
   TF_RETURN_IF_ERROR(context->GetAttr("num_random", &length));
   TF_RETURN_IF_ERROR(context->GetAttr("T", &dtype));
   *random = length > 0;
-  if (!*random || (length == 2 && dtype == tensorflow::DT_BFLOAT16)) return absl::OkStatus();
+  const bool has_random = dtype == tensorflow::DT_BFLOAT16 || dtype == tensorflow::DT_FLOAT;
+  if (!*random || (length == 2 && has_random)) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat(
       "random has length ", length, " for variables of dtype ", tensorflow::DataTypeString(dtype),
-      ", expected none, or step and random_seeds for bfloat16"));
+      ", expected none, or step and random_seeds for bfloat16 and float"));
+}
+
+// The dtype of the elements of a list of resources, of which the variables have `dtype`.
+inline tensorflow::DataType ResourceType(const Inputs& inputs, Inputs::List list,
+                                         tensorflow::DataType dtype) {
+  if (list == Inputs::kClocks) return tensorflow::DT_INT64;
+  const bool state = list == Inputs::kAccums || list == Inputs::kAccumUpdates;
+  return state && inputs.has(Inputs::kRandomSeeds) ? tensorflow::DT_BFLOAT16 : dtype;
+}
+
+// What an error message says of where that dtype comes from.
+inline const char* WhyResourceType(const Inputs& inputs, Inputs::List list,
+                                   tensorflow::DataType dtype) {
+  if (list == Inputs::kClocks) return "";
+  return ResourceType(inputs, list, dtype) == dtype ? ", the dtype of the gradients"
+                                                    : ", where there are random_seeds";
 }
 
 // `context` is anything that has attributes: of an op's shape function or of the making of a

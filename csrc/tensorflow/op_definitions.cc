@@ -14,16 +14,21 @@ using tensorflow::shape_inference::InferenceContext;
 using tensorflow::shape_inference::ShapeHandle;
 
 // The shape of the variable behind the handle `input`, unknown where the graph does not say.
-absl::Status VariableShape(InferenceContext* c, int input, tensorflow::DataType dtype,
+absl::Status VariableShape(InferenceContext* c, int input, tensorflow::DataType grad_dtype,
                            const Inputs& inputs, ShapeHandle* shape) {
+  const Inputs::List list = inputs.ListOf(input);
+  const tensorflow::DataType dtype = ResourceType(inputs, list, grad_dtype);
   *shape = c->UnknownShape();
   const auto* const handle = c->input_handle_shapes_and_types(input);
   if (handle == nullptr || handle->empty()) return absl::OkStatus();
-  if ((*handle)[0].dtype != tensorflow::DT_INVALID && (*handle)[0].dtype != dtype) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        inputs.Describe(input), " has dtype ", tensorflow::DataTypeString((*handle)[0].dtype),
-        ", expected ", tensorflow::DataTypeString(dtype),
-        inputs.ListOf(input) == Inputs::kClocks ? "" : ", the dtype of the gradients"));
+  // A SavedModel holds float accumulators for those in bfloat16, and need not run its training
+  // step.
+  const bool is_exported = dtype != grad_dtype && list != Inputs::kClocks;
+  if (!is_exported && (*handle)[0].dtype != tensorflow::DT_INVALID && (*handle)[0].dtype != dtype) {
+    return absl::InvalidArgumentError(absl::StrCat(inputs.Describe(input), " has dtype ",
+                                                   tensorflow::DataTypeString((*handle)[0].dtype),
+                                                   ", expected ", tensorflow::DataTypeString(dtype),
+                                                   WhyResourceType(inputs, list, grad_dtype)));
   }
   *shape = (*handle)[0].shape;
   return absl::OkStatus();
@@ -132,8 +137,7 @@ absl::Status SparseShape(InferenceContext* c) {
     }
     if (inputs.has(Inputs::kClocks)) {
       ShapeHandle clock;
-      TF_RETURN_IF_ERROR(
-          VariableShape(c, inputs.at(Inputs::kClocks, i), tensorflow::DT_INT64, inputs, &clock));
+      TF_RETURN_IF_ERROR(VariableShape(c, inputs.at(Inputs::kClocks, i), dtype, inputs, &clock));
       tensorflow::shape_inference::DimensionHandle entries = c->UnknownDim();
       if (c->RankKnown(var)) TF_RETURN_IF_ERROR(c->Add(c->Dim(var, 0), 1, &entries));
       ShapeHandle expected = c->Vector(entries);
@@ -195,9 +199,10 @@ options: None, or six: grad_scale, update, clip_factors, clipvalue, weight_decay
   else:
     grad_accum = grad
   average = ema_momentum * average + (1 - ema_momentum) * var
-random: None: what is stored is rounded to the nearest. Two, with T = bfloat16: step and
-  random_seeds. It is rounded stochastically, by bits that depend on the seed of the variable, of
-  which random_seeds has one for each, on the step and on the place of the element alone.
+random: None: what is stored is rounded to the nearest. Two: step and random_seeds. With T = bfloat16
+  it is rounded stochastically, by bits that depend on the seed of the variable, of which
+  random_seeds has one for each, on the step and on the place of the element alone. With T = float
+  accums and accum_updates are bfloat16, and rounded so; everything else is float.
 use_locking: Accepted for symmetry with ResourceApplyAdadelta. A dense update of resource variables
   holds the locks of all of them either way, in the order of their addresses.
 )doc");

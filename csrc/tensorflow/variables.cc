@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "tensorflow/core/framework/resource_mgr.h"
+#include "tensorflow/layouts.h"
 #include "tensorflow/shapes.h"
 
 namespace tf_adadelta {
@@ -76,13 +77,13 @@ absl::Status LockedVariables::Validate(tensorflow::OpKernelContext* ctx, const I
       return absl::FailedPreconditionError(
           absl::StrCat(DescribeVariable(ctx, inputs, input), " is not initialized"));
     }
-    const bool clock = inputs.ListOf(input) == Inputs::kClocks;
-    const tensorflow::DataType expected = clock ? tensorflow::DT_INT64 : dtype;
+    const Inputs::List list = inputs.ListOf(input);
+    const tensorflow::DataType expected = ResourceType(inputs, list, dtype);
     if (value.dtype() != expected) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          DescribeVariable(ctx, inputs, input), " has dtype ",
-          tensorflow::DataTypeString(value.dtype()), ", expected ",
-          tensorflow::DataTypeString(expected), clock ? "" : ", the dtype of the gradients"));
+      return absl::InvalidArgumentError(
+          absl::StrCat(DescribeVariable(ctx, inputs, input), " has dtype ",
+                       tensorflow::DataTypeString(value.dtype()), ", expected ",
+                       tensorflow::DataTypeString(expected), WhyResourceType(inputs, list, dtype)));
     }
   }
   return CheckShapes(

@@ -43,7 +43,7 @@ ffi::ErrorOr<XlaCall> XlaCall::From(ffi::Span<const int64_t> sizes,
   }
   const ffi::ErrorOr<DType> dtype = ToDType(call.Buffer(Inputs::kGrads, 0).element_type());
   if (!dtype.has_value()) return ffi::Unexpected(dtype.error());
-  call.dtype_ = call.inputs_.has(Inputs::kRandomSeeds) ? DType::kStochasticBFloat16 : *dtype;
+  call.dtype_ = StorageOf(*dtype, call.inputs_);
   return call;
 }
 

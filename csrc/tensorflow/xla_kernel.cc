@@ -73,8 +73,7 @@ absl::Status ReadOperands(XlaOpKernelContext* ctx, const Inputs& inputs, tensorf
                                                      inputs.Describe(twice - resources.begin()),
                                                      ", expected each variable of a call once"));
     }
-    const tensorflow::DataType type =
-        inputs.ListOf(input) == Inputs::kClocks ? tensorflow::DT_INT64 : dtype;
+    const tensorflow::DataType type = ResourceType(inputs, inputs.ListOf(input), dtype);
     TF_RETURN_IF_ERROR(tensorflow::DataTypeToPrimitiveType(type, &operands->types[input]));
     const absl::Status status =
         ctx->ReadVariableInput(input, type, &shape, &operands->values[input]);
@@ -362,9 +361,8 @@ class FusedXlaOp : public tensorflow::XlaOpKernel {
 
   absl::Status Assign(XlaOpKernelContext* ctx, const std::vector<XlaOp>& results) const {
     for (int input = 0; input < inputs().num_resources(); ++input) {
-      const bool clock = inputs().ListOf(input) == Inputs::kClocks;
-      TF_RETURN_IF_ERROR(
-          ctx->AssignVariable(input, clock ? tensorflow::DT_INT64 : dtype_, results[input]));
+      const tensorflow::DataType type = ResourceType(inputs(), inputs().ListOf(input), dtype_);
+      TF_RETURN_IF_ERROR(ctx->AssignVariable(input, type, results[input]));
     }
     return absl::OkStatus();
   }
