@@ -385,8 +385,13 @@ def test_dtypes(tmp_path):
     result = run_module("benchmarks.dtypes", "--quick", "--output", str(tmp_path))
     assert result.returncode == 0, result.stderr
     rows = json.loads((tmp_path / "dtypes.json").read_text())["rows"]
-    dtypes = {"float16", "bfloat16", "bfloat16, stochastic", "float32"}
-    assert {row["dtype"] for row in rows} == dtypes
+    assert {row["dtype"] for row in rows} == {
+        "float16",
+        "bfloat16",
+        "bfloat16, stochastic",
+        "float32",
+        "float32, averages in bfloat16",
+    }
     assert {row["instruction_set"] for row in rows} == set(kernels.instruction_sets())
     assert "of its copy limit" in (tmp_path / "dtypes.md").read_text()
 
@@ -396,7 +401,7 @@ def test_rounding(tmp_path):
     result = run_module("benchmarks.rounding", "--quick", "--output", str(tmp_path))
     assert result.returncode == 0, result.stderr
     curves = json.loads((tmp_path / "rounding.json").read_text())["curves"]
-    assert len(curves) == 12 and all(0 < curve["losses"][-1] < 1 for curve in curves)
+    assert len(curves) == 16 and all(0 < curve["losses"][-1] < 1 for curve in curves)
     assert "/ float32" in (tmp_path / "rounding.md").read_text()
     assert (tmp_path / "rounding.png").stat().st_size < 200_000
 

@@ -374,16 +374,33 @@ def same_bits(door, on_cpu, on_gpu):
     )
 
 
+def stored_at_random(oracle):
+    """The values of an oracle, of which those that are rounded at random are in bfloat16."""
+    narrow = ("accums", "accum_updates")
+    return {
+        role: [
+            array.astype(ml_dtypes.bfloat16) if role in narrow else array
+            for array in oracle.stored(role)
+        ]
+        for role in oracle.values
+    }
+
+
+# All in bfloat16, or the averages of float32 variables.
+rounded_dtypes = pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+
+
 @array_doors
 @needs_fma
+@rounded_dtypes
 @pytest.mark.parametrize("on_device", [False, True], ids=["number", "device scalar"])
 @pytest.mark.parametrize("buffers", [None, *BUFFERS], ids=str)
-def test_stochastic_rounding_has_the_bits_of_the_cpu(door, buffers, on_device):
+def test_stochastic_rounding_has_the_bits_of_the_cpu(door, buffers, on_device, dtype):
     skip_dtype(door, "bfloat16")
     shapes = [(0,), (1,), (3,), (4097,), (20_001,)]
-    oracle = OptionsOracle(*(buffers or (False, False)), shapes, "bfloat16")
+    oracle = OptionsOracle(*(buffers or (False, False)), shapes, dtype)
     options = {} if buffers is None else {"weight_decay": 0.01, "ema_momentum": 0.9}
-    on_cpu = {role: oracle.stored(role) for role in oracle.roles}
+    on_cpu = stored_at_random(oracle)
     on_gpu = {role: [door.put(array) for array in on_cpu[role]] for role in oracle.roles}
     for number in range(4):
         grads = oracle.new_grads()
@@ -405,11 +422,12 @@ def test_stochastic_rounding_has_the_bits_of_the_cpu(door, buffers, on_device):
 
 @array_doors
 @needs_fma
-def test_sparse_stochastic_rounding_has_the_bits_of_the_cpu(door):
+@rounded_dtypes
+def test_sparse_stochastic_rounding_has_the_bits_of_the_cpu(door, dtype):
     skip_dtype(door, "bfloat16")
-    oracle = Oracle([(40, 33), (7, 300)], "bfloat16")
-    on_cpu = [oracle.stored(role) for role in oracle.values]
-    on_gpu = put_state(door, oracle)
+    oracle = Oracle([(40, 33), (7, 300)], dtype)
+    on_cpu = list(stored_at_random(oracle).values())
+    on_gpu = [[door.put(array) for array in arrays] for arrays in on_cpu]
     for step in range(3):
         indices = [oracle.rng.zipf(1.3, 500) % 40, oracle.rng.integers(0, 7, 5)]
         grads = oracle.new_slices(indices)
@@ -911,10 +929,11 @@ def test_op_matches_oracle(mode, dtype):
 @needs_tensorflow_gpu
 @needs_fma
 @tf_modes
+@rounded_dtypes
 @pytest.mark.parametrize("sparse", [False, True])
-def test_stochastic_rounding_of_the_op_has_the_bits_of_the_cpu(mode, sparse):
-    oracle = Oracle([(9, 33), (4, 5)], "bfloat16")
-    arrays = [oracle.stored(role) for role in oracle.values]
+def test_stochastic_rounding_of_the_op_has_the_bits_of_the_cpu(mode, sparse, dtype):
+    oracle = Oracle([(9, 33), (4, 5)], dtype)
+    arrays = list(stored_at_random(oracle).values())
     call = ops.fused_adadelta_sparse_apply if sparse else ops.fused_adadelta_apply
     kernel = kernels.fused_adadelta_sparse_apply if sparse else kernels.fused_adadelta_apply
     with tf.device("GPU:0"):
