@@ -2,8 +2,8 @@
 
 A network learns each data set from the same initial weights and in the same batches with all that
 it is made of in float32, with the averages of the optimizer alone in bfloat16, in bfloat16 rounded
-to the nearest, and in bfloat16 rounded stochastically, over several seeds. The learning rate decays to
-0, where steps become too small for the distance of two bfloat16.
+to the nearest, and in bfloat16 rounded stochastically, over several seeds. The learning rate
+decays to 0, where steps become too small for the distance of two bfloat16.
 """
 
 import dataclasses

@@ -28,6 +28,8 @@ struct Rounded {
 template <typename Storage, int64_t kSize>
 class Values<Rounded<Storage>, kSize> {
  public:
+  // Begins with `size` elements of which the first has the random bits of `counter`.
+  TF_ADADELTA_INLINE void Start(uint32_t, int64_t) {}
   TF_ADADELTA_INLINE Rounded<Storage> Get(int64_t i) const {
     return {values_.Get(i), roundings_.Get(i)};
   }
@@ -41,6 +43,22 @@ class Values<Rounded<Storage>, kSize> {
   Values<RoundingOf<Storage>, kSize> roundings_;
 };
 
+template <int64_t kSize>
+class Values<Rounded<FloatBFloat16State>, kSize> {
+ public:
+  TF_ADADELTA_INLINE void Start(uint32_t counter, int64_t size) { roundings_.Fill(counter, size); }
+  TF_ADADELTA_INLINE Rounded<FloatBFloat16State> Get(int64_t i) const {
+    return {values_.Get(i), roundings_.Get(i)};
+  }
+  TF_ADADELTA_INLINE void Set(int64_t i, const Rounded<FloatBFloat16State>& value) {
+    values_.Set(i, value.value);
+  }
+
+ private:
+  Values<float, kSize> values_;
+  RandomHalves<kSize> roundings_;
+};
+
 // Runs the stages of a step over the elements [begin, end), the last stage named first. Each is
 // called with the index of an element and a value of it that is handed on from stage to stage.
 //
@@ -48,8 +66,11 @@ class Values<Rounded<Storage>, kSize> {
 // lines of the first cache, where their addresses are alike, as those of large allocations are. So
 // each stage is a chunk behind the one before, and what it is handed waits in that cache
 // (docs/design.md).
-template <typename Value, int64_t kChunk, typename... Stages>
-TF_ADADELTA_INLINE void RunStages(int64_t begin, int64_t end, const Stages&... stages) {
+//
+// `start` is called with the values of a chunk, its first element and its size before any stage is.
+template <typename Value, int64_t kChunk, typename Start, typename... Stages>
+TF_ADADELTA_INLINE void RunStages(int64_t begin, int64_t end, const Start& start,
+                                  const Stages&... stages) {
   constexpr int kNumStages = sizeof...(Stages);
   Values<Value, kChunk> values[kNumStages];
   const auto run = [&](int64_t chunk, const auto& stage) __attribute__((always_inline)) {
@@ -71,6 +92,11 @@ TF_ADADELTA_INLINE void RunStages(int64_t begin, int64_t end, const Stages&... s
   };
   constexpr int64_t kBehind = kNumStages - 1;
   for (int64_t chunk = -kBehind; begin + chunk * kChunk < end; ++chunk) {
+    const int64_t next = chunk + kBehind;
+    const int64_t left = end - (begin + next * kChunk);
+    if (left > 0) {
+      start(values[next % kNumStages], begin + next * kChunk, left < kChunk ? left : kChunk);
+    }
     int64_t c = chunk;
     (run(c++, stages), ...);
   }
@@ -93,9 +119,15 @@ TF_ADADELTA_INLINE void Adadelta(const TensorUpdate& update, int64_t begin, int6
       static_cast<Storage*>(update.grad_accum);
 
   using Value = Rounded<Storage>;
+  const auto start = [counter](auto& values, int64_t first, int64_t size)
+                         __attribute__((always_inline)) {
+                           values.Start(counter + static_cast<uint32_t>(first / 2), size);
+                         };
   const auto accumulate_gradient = [&](int64_t i, Value& handed_on) __attribute__((always_inline)) {
     auto& [value, rounding] = handed_on;
-    rounding = RoundingAt<Storage>(counter, i);
+    if constexpr (!std::is_same_v<Storage, FloatBFloat16State>) {
+      rounding = RoundingAt<Storage>(counter, i);
+    }
     Compute g = Load(grad[i]);
     if constexpr (kGradAccum) {
       g = AddGradient<Compute>(options, g, Load(grad_accum[i]));
@@ -127,10 +159,10 @@ TF_ADADELTA_INLINE void Adadelta(const TensorUpdate& update, int64_t begin, int6
       auto& [value, rounding] = handed_on;
       Store(Average<Compute>(options, value, Load(average[i])), Other(rounding), &average[i]);
     };
-    RunStages<Value, kChunkOf<Compute>>(begin, end, average_variable, move_variable,
+    RunStages<Value, kChunkOf<Compute>>(begin, end, start, average_variable, move_variable,
                                         accumulate_update, accumulate_gradient);
   } else {
-    RunStages<Value, kChunkOf<Compute>>(begin, end, move_variable, accumulate_update,
+    RunStages<Value, kChunkOf<Compute>>(begin, end, start, move_variable, accumulate_update,
                                         accumulate_gradient);
   }
 }
@@ -145,7 +177,10 @@ TF_ADADELTA_INLINE void Accumulate(const TensorUpdate& update, int64_t begin, in
   [[maybe_unused]] Storage* __restrict__ const average = static_cast<Storage*>(update.average);
   Storage* __restrict__ const grad_accum = static_cast<Storage*>(update.grad_accum);
   for (int64_t i = begin; i < end; ++i) {
-    const RoundingOf<Storage> rounding = RoundingAt<Storage>(counter, i);
+    RoundingOf<Storage> rounding = {};
+    if constexpr (std::is_same_v<StateOf<Storage>, Storage>) {
+      rounding = RoundingAt<Storage>(counter, i);
+    }
     Store(AddGradient<Compute>(options, Load(grad[i]), Load(grad_accum[i])), rounding,
           &grad_accum[i]);
     if constexpr (kAverage) {
@@ -239,7 +274,7 @@ TF_ADADELTA_INLINE void Copy(const TensorUpdate& update, int64_t begin, int64_t 
     value = before;
   };
   RunStages<Bits, kChunkOf<Bits>>(
-      begin, end,
+      begin, end, [](const auto&, int64_t, int64_t) {},
       [&](int64_t i, Bits& value) __attribute__((always_inline)) { swap(var[i], value); },
       [&](int64_t i, Bits& value) __attribute__((always_inline)) { swap(accum_update[i], value); },
       [&](int64_t i, Bits& value) __attribute__((always_inline)) {

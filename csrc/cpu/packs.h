@@ -233,10 +233,8 @@ TF_ADADELTA_INLINE void Store(const Compute& value, ToNearest, Pack* out) {
 template <typename Pack>
 TF_ADADELTA_INLINE RoundingOf<Pack> RoundingAt([[maybe_unused]] uint32_t counter,
                                                [[maybe_unused]] int64_t pack) {
-  if constexpr (std::is_same_v<Pack, FloatBFloat16State>) {
-    const auto element = static_cast<uint32_t>(pack);
-    return {HashWord(counter + element / 2) >> (element % 2 * 16)};
-  } else if constexpr (kIsRandom<Pack>) {
+  static_assert(!std::is_same_v<Pack, FloatBFloat16State>, "see RandomHalves");
+  if constexpr (kIsRandom<Pack>) {
     return {HashWord(counter + static_cast<uint32_t>(pack))};
   } else {
     return {};
@@ -297,6 +295,24 @@ class Values {
 
  private:
   alignas(64) Compute values_[kSize];
+};
+
+// How single elements are rounded at random: a word for two of them is made once.
+template <int64_t kSize>
+class RandomHalves {
+ public:
+  // For `size` elements from an even one on, whose word is that of `counter`.
+  TF_ADADELTA_INLINE void Fill(uint32_t counter, int64_t size) {
+    const auto words = static_cast<uint32_t>((size + 1) / 2);
+    for (uint32_t i = 0; i < words; ++i) bits_.words[i] = HashWord(counter + i);
+  }
+  TF_ADADELTA_INLINE AtRandom Get(int64_t i) const { return {bits_.halves[i]}; }
+
+ private:
+  alignas(64) union {
+    uint32_t words[kSize / 2];
+    uint16_t halves[kSize];  // The lower half of a word first.
+  } bits_;
 };
 
 // Evens and odds by themselves, so that no vector of them is shuffled either.

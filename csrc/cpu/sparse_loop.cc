@@ -86,6 +86,16 @@ TF_ADADELTA_INLINE void UpdateChunk(const Scalars<ComputeOf<PackOf<Element>>>& s
     sum.Fill(kNothing);
     AddRows<kSumLevels>(grad, row_elements, positions, num_positions, size, sum);
   }
+  [[maybe_unused]] RandomHalves<kChunk> halves;
+  constexpr bool kHalves = std::is_same_v<Element, FloatBFloat16State>;
+  if constexpr (kHalves) halves.Fill(counter, size);
+  const auto rounding_at = [&](int64_t i) __attribute__((always_inline)) {
+    if constexpr (kHalves) {
+      return halves.Get(i);
+    } else {
+      return RoundingAt<PackOf<Element>>(counter, i / kPackElements<Element>);
+    }
+  };
   ForEachPack<Element>(size, [&](int64_t i, auto left) __attribute__((always_inline)) {
     Compute x = LoadPack(var + i, left);
     Compute a = DecayIdle<Compute>(decay, LoadState<Element>(accum + i, left));
@@ -94,8 +104,7 @@ TF_ADADELTA_INLINE void UpdateChunk(const Scalars<ComputeOf<PackOf<Element>>>& s
     const Compute delta =
         AccumulateUpdate<Compute>(scalars, AccumulateGradient<Compute>(scalars, g, a), u);
     x = MoveVariable<Compute>(scalars, delta, x);
-    const RoundingOf<Element> rounding =
-        RoundingAt<PackOf<Element>>(counter, i / kPackElements<Element>);
+    const RoundingOf<Element> rounding = rounding_at(i);
     StorePack(x, Other(rounding), var + i, left);
     StoreState<Element>(a, rounding, accum + i, left);
     StoreState<Element>(u, rounding, accum_update + i, left);
