@@ -40,6 +40,7 @@ LOOPS = {
         "Float64": (),
         "BFloat16": (),
         "StochasticBFloat16": (),
+        "FloatBFloat16State": (),
         "Float16": ("widening", "narrowing"),
     }.items()
     for options in ("", "Options")

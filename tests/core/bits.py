@@ -19,11 +19,13 @@ sys.modules["tensorflow"] = None
 from tf_adadelta import kernels  # noqa: E402
 
 STOCHASTIC = "bfloat16, stochastic"
+NARROW_STATE = "float32, averages in bfloat16"
 DTYPES = {
     "float16": np.float16,
     "bfloat16": ml_dtypes.bfloat16,
     STOCHASTIC: ml_dtypes.bfloat16,
     "float32": "f4",
+    NARROW_STATE: "f4",
     "float64": "f8",
 }
 SCALES = {"ordinary": 1.0, "large": 1e15, "tiny": 1e-19, "subnormal": 1e-38}
@@ -36,13 +38,14 @@ class Maker:
 
     def __init__(self, dtype, scale):
         self.rng = np.random.default_rng(0)
-        self.dtype, self.scale = dtype, scale
+        self.dtype, self.scale = DTYPES[dtype], scale
+        self.state_dtype = ml_dtypes.bfloat16 if dtype == NARROW_STATE else self.dtype
 
     def numbers(self, *shape, least=-(2**20)):
         return (self.rng.integers(least, 2**20, shape) / 2**20 * self.scale).astype(self.dtype)
 
     def averages(self, *shape):
-        return self.numbers(*shape, least=0)
+        return self.numbers(*shape, least=0).astype(self.state_dtype)
 
 
 def digest(arrays):
@@ -99,10 +102,10 @@ def main():
             if dtype == "float16" and scale in ("large", "tiny"):
                 continue
 
-            random = dtype == STOCHASTIC
+            random = dtype in (STOCHASTIC, NARROW_STATE)
 
             def make(dtype=dtype, scale=scale):
-                return Maker(DTYPES[dtype], SCALES[scale])
+                return Maker(dtype, SCALES[scale])
 
             name = f"{dtype} {scale}"
             digests[f"dense {name}"] = digest(dense(make(), settings, {}, random))

@@ -207,13 +207,23 @@ DType MakeDType(ByteSource& source) { return static_cast<DType>(source.Between(0
 // How the variables of a call are stored; of what is rounded at random, the step too.
 DType MakeStorage(ByteSource& source, Hyperparameters* h) {
   const DType dtype = MakeDType(source);
-  if (dtype != DType::kBFloat16 || !source.Bool()) return dtype;
+  const bool may_be_random = dtype == DType::kBFloat16 || dtype == DType::kFloat;
+  if (!may_be_random || !source.Bool()) return dtype;
   h->step = source.Between(kLeast, kMost);
-  return DType::kStochasticBFloat16;
+  return dtype == DType::kFloat ? DType::kFloatBFloat16State : DType::kStochasticBFloat16;
+}
+
+bool IsRandom(DType dtype) {
+  return dtype == DType::kStochasticBFloat16 || dtype == DType::kFloatBFloat16State;
 }
 
 int64_t MakeSeed(ByteSource& source, DType dtype) {
-  return dtype == DType::kStochasticBFloat16 ? source.Between(kLeast, kMost) : 0;
+  return IsRandom(dtype) ? source.Between(kLeast, kMost) : 0;
+}
+
+// What the accumulators of variables that are stored so are arrays of.
+DType StateOf(DType dtype) {
+  return dtype == DType::kFloatBFloat16State ? DType::kBFloat16 : dtype;
 }
 
 // Mostly around what the loops count in: vectors, tiles, chunks, pieces, blocks.
@@ -237,7 +247,8 @@ void Dense(ByteSource& source) {
     const int64_t count = total > 100'000 ? source.Between(0, 70) : MakeCount(source);
     total += count;
     const auto array = [&] { return arrays.New(source, dtype, count); };
-    TensorUpdate update = {array(), array(), array(), array(), count};
+    const auto state = [&] { return arrays.New(source, StateOf(dtype), count); };
+    TensorUpdate update = {array(), state(), state(), array(), count};
     update.random_seed = MakeSeed(source, dtype);
     if (averages) update.average = array();
     if (grad_accums) update.grad_accum = array();
@@ -252,9 +263,12 @@ void Dense(ByteSource& source) {
   }
   const bool plain = IsPlain(updates, options);
   const size_t arrays_each = 4 + (averages ? 1 : 0) + (grad_accums ? 1 : 0);
+  std::vector<std::optional<DType>> dtypes(arrays_each * num_variables, dtype);
+  for (size_t i = 0; i < dtypes.size(); ++i) {
+    if (i % arrays_each == 1 || i % arrays_each == 2) dtypes[i] = StateOf(dtype);
+  }
   CheckCalls(
-      source, arrays, std::vector<std::optional<DType>>(arrays_each * num_variables, dtype),
-      [&](size_t array, size_t) { return array % arrays_each != 3; },
+      source, arrays, dtypes, [&](size_t array, size_t) { return array % arrays_each != 3; },
       [&](const Workers& workers, const InstructionSet& set) {
         DenseUpdate(dtype, updates, h, options, workers, LoopKind::kAdadelta, set);
       },
@@ -321,10 +335,11 @@ void Sparse(ByteSource& source, IndexType index_type) {
     const auto table = [&] { return arrays.New(source, dtype, rows * row_elements); };
     SparseTensorUpdate update;
     update.var = table();
-    update.accum = table();
-    update.accum_update = table();
+    const auto state = [&] { return arrays.New(source, StateOf(dtype), rows * row_elements); };
+    update.accum = state();
+    update.accum_update = state();
     update.grad = arrays.New(source, dtype, num_indices * row_elements);
-    dtypes.insert(dtypes.end(), 4, dtype);
+    dtypes.insert(dtypes.end(), {dtype, StateOf(dtype), StateOf(dtype), dtype});
     Index* const indices = reinterpret_cast<Index*>(
         arrays.New(num_indices * sizeof(Index), source.Between(0, 3) * sizeof(Index)));
     dtypes.push_back(std::nullopt);
@@ -373,7 +388,8 @@ void Sparse(ByteSource& source, IndexType index_type) {
   const auto may_change = [&](size_t array, size_t byte) {
     const size_t i = array / arrays_each, role = array % arrays_each;
     if (role == 3 || role == 4) return false;
-    const size_t row_bytes = role == 5 ? sizeof(int64_t) : updates[i].row_elements * SizeOf(dtype);
+    const int64_t itemsize = SizeOf(role == 1 || role == 2 ? StateOf(dtype) : dtype);
+    const size_t row_bytes = role == 5 ? sizeof(int64_t) : updates[i].row_elements * itemsize;
     return static_cast<bool>(named[i][byte / row_bytes]);
   };
   CheckCalls(

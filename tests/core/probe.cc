@@ -23,5 +23,6 @@ PROBE(ProbeFloat64, double)
 PROBE(ProbeBFloat16, PackOf<BFloat16>)
 PROBE(ProbeFloat16, PackOf<Half>)
 PROBE(ProbeStochasticBFloat16, PackOf<StochasticBFloat16>)
+PROBE(ProbeFloatBFloat16State, FloatBFloat16State)
 
 }  // namespace tf_adadelta

@@ -39,8 +39,9 @@ void Dense(const TensorUpdate& update, const Hyperparameters& h, const Options& 
   const auto options = MakeOptionScalars<Compute>(o.grad_scale, clip_factor, o.clipvalue,
                                                   o.weight_decay, h.learning_rate, o.ema_momentum);
   Storage* const var = static_cast<Storage*>(update.var);
-  Storage* const accum = static_cast<Storage*>(update.accum);
-  Storage* const accum_update = static_cast<Storage*>(update.accum_update);
+  using State = StateOf<Storage>;
+  State* const accum = static_cast<State*>(update.accum);
+  State* const accum_update = static_cast<State*>(update.accum_update);
   Storage* const average = static_cast<Storage*>(update.average);
   Storage* const grad_accum = static_cast<Storage*>(update.grad_accum);
   const uint32_t counter = FirstCounter(update.random_seed, h.step);
@@ -128,8 +129,9 @@ void Sparse(const SparseTensorUpdate& update, const Hyperparameters& h) {
       }
       const int64_t i = row * update.row_elements + element;
       Storage* const var = static_cast<Storage*>(update.var) + i;
-      Storage* const accum = static_cast<Storage*>(update.accum) + i;
-      Storage* const accum_update = static_cast<Storage*>(update.accum_update) + i;
+      StateOf<Storage>* const accum = static_cast<StateOf<Storage>*>(update.accum) + i;
+      StateOf<Storage>* const accum_update =
+          static_cast<StateOf<Storage>*>(update.accum_update) + i;
       Compute a = DecayIdle<Compute>(half_decay, Load(*accum));
       Compute u = DecayIdle<Compute>(half_decay, Load(*accum_update));
       const Compute delta = AccumulateUpdate<Compute>(s, AccumulateGradient<Compute>(s, g, a), u);
