@@ -530,3 +530,48 @@ def test_replicas_have_the_same_bits(dtype):
         """,
         TF_ADADELTA_STRICT="1",
     )
+
+
+def test_replicas_go_on_after_a_checkpoint(tmp_path):
+    """And stock Keras goes on from the float32 values of its slots."""
+    check_program(
+        f"""
+        import numpy as np
+        import tensorflow as tf
+
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        two = [tf.config.LogicalDeviceConfiguration()] * 2
+        tf.config.set_logical_device_configuration(cpu, two)
+        import keras
+        import tf_adadelta
+
+        rng = np.random.default_rng(0)
+        x, y = rng.standard_normal((64, 4)), rng.standard_normal((64, 1))
+
+        def make(optimizer_class, **arguments):
+            with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+                keras.utils.set_random_seed(0)
+                model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8)])
+                model.compile(optimizer_class(0.5, **arguments), loss="mse", jit_compile=False)
+                model.optimizer.build(model.trainable_variables)
+            return model, tf.train.Checkpoint(model=model, optimizer=model.optimizer)
+
+        def values(variables):
+            return [variable.numpy() for variable in variables]
+
+        written, checkpoint = make(tf_adadelta.Adadelta, state_dtype="bfloat16")
+        written.fit(x, y, batch_size=16, shuffle=False, verbose=0)
+        path = checkpoint.save({str(tmp_path / "checkpoint")!r})
+        read, checkpoint = make(tf_adadelta.Adadelta, state_dtype="bfloat16")
+        checkpoint.restore(path)
+        stock, checkpoint = make(keras.optimizers.Adadelta)
+        checkpoint.restore(path)
+        for a, b in zip(*(values(m.optimizer.variables) for m in (written, stock))):
+            np.testing.assert_array_equal(a, b)
+        for model in (written, read):
+            model.fit(x, y, batch_size=16, shuffle=False, verbose=0)
+        for a, b in zip(*(values([*m.weights, *m.optimizer.variables]) for m in (written, read))):
+            np.testing.assert_array_equal(a, b)
+        """,
+        TF_ADADELTA_STRICT="1",
+    )
