@@ -55,7 +55,8 @@ struct DenseKind {
     return stream == kAccum || stream == kAccumUpdate;
   }
 
-  static constexpr int kVectors = 2;
+  // Of all six streams, rounded at random, the registers do not hold two.
+  static constexpr int kVectors = average && grad_accum && random ? 1 : 2;
   using Scalars = std::conditional_t<options, AllScalars, PlainScalars>;
   using NearestTensor =
       std::conditional_t<options, ClippedTensor<kStreams>, LaunchTensor<kStreams>>;
