@@ -117,8 +117,10 @@ constexpr int64_t kRowsAhead = 2;
 TF_ADADELTA_INLINE void Prefetch(const void* row, int64_t bytes) {
   constexpr int64_t kLine = 64;
   constexpr int64_t kMostLines = 16;
-  const char* const begin = static_cast<const char*>(row);
-  for (int64_t line = 0; line < kMostLines && line * kLine < bytes; ++line) {
+  // A row need not begin with a line, and then ends in one more.
+  const int64_t before = static_cast<int64_t>(reinterpret_cast<uintptr_t>(row) % kLine);
+  const char* const begin = static_cast<const char*>(row) - before;
+  for (int64_t line = 0; line < kMostLines && line * kLine < before + bytes; ++line) {
     __builtin_prefetch(begin + line * kLine);
   }
 }
