@@ -8,7 +8,9 @@ A wheel for several (ci/build_wheel.py) is built with TF_ADADELTA_TENSORFLOWS, f
 library against.
 """
 
+import atexit
 import functools
+import hashlib
 import json
 import os
 import re
@@ -17,6 +19,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -286,7 +289,26 @@ class CMakeBuild(build_ext):
             fail(explain("".join(printed), Path(self.build_temp)))
 
 
+def folders() -> dict[str, dict[str, str]]:
+    """The options that give an installation folders of its own, so that two of one tree do not meet.
+
+    There is one for each interpreter in build; where the tree may not be written, elsewhere.
+    """
+    installs = "bdist_wheel" in sys.argv or ("egg_info" in sys.argv and "build_ext" not in sys.argv)
+    if not installs:
+        return {}
+    name = hashlib.sha256(sys.executable.encode()).hexdigest()[:12]
+    folder = str(ROOT / "build" / name)
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError:
+        folder = tempfile.mkdtemp(prefix="tf_adadelta-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return {"build": {"build_base": folder}, "egg_info": {"egg_base": folder}}
+
+
 setup(
+    options=folders(),
     ext_modules=[Extension("tf_adadelta._kernels", sources=[])],
     cmdclass={"build_ext": CMakeBuild},
     setup_requires=[] if find_tensorflows() else [REQUIREMENT],

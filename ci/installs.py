@@ -229,7 +229,7 @@ def main() -> None:
         if result["outcome"] == "works":
             shutil.rmtree(folder)
     if failed:
-        sys.exit(f"{failed} of {len(arguments.ways)} ways failed")
+        sys.exit(f"{failed} of {len(ways)} ways failed")
 
 
 if __name__ == "__main__":
