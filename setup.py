@@ -290,7 +290,7 @@ class CMakeBuild(build_ext):
 
 
 def folders() -> dict[str, dict[str, str]]:
-    """The options that give an installation folders of its own, so that two of one tree do not meet.
+    """The options that give an installation folders of its own: two of one tree must not meet.
 
     There is one for each interpreter in build; where the tree may not be written, elsewhere.
     """
@@ -298,13 +298,13 @@ def folders() -> dict[str, dict[str, str]]:
     if not installs:
         return {}
     name = hashlib.sha256(sys.executable.encode()).hexdigest()[:12]
-    folder = str(ROOT / "build" / name)
+    folder = ROOT / "build" / name
     try:
-        os.makedirs(folder, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError:
-        folder = tempfile.mkdtemp(prefix="tf_adadelta-")
+        folder = Path(tempfile.mkdtemp(prefix="tf_adadelta-"))
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return {"build": {"build_base": folder}, "egg_info": {"egg_base": folder}}
+    return {"build": {"build_base": str(folder)}, "egg_info": {"egg_base": str(folder)}}
 
 
 setup(
