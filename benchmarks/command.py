@@ -2,7 +2,8 @@
 
 import argparse
 import contextlib
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from rich.console import Console
@@ -15,6 +16,13 @@ def make_parser(module: str, description: str | None) -> argparse.ArgumentParser
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results"), metavar="DIR")
     parser.add_argument("--quick", action="store_true", help="small: to see that it works")
     return parser
+
+
+def write_results(output: Path, name: str, content: Mapping[str, object], text: str) -> None:
+    """Writes the results of a command to NAME.json, and its report to NAME.md."""
+    output.mkdir(parents=True, exist_ok=True)
+    (output / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
+    (output / f"{name}.md").write_text(text, encoding="utf-8")
 
 
 @contextlib.contextmanager

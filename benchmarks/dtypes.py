@@ -6,17 +6,16 @@ processor has, each dtype side by side with float32 and with a copy of the bytes
 
 import dataclasses
 import functools
-import json
 import os
 from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
 
-from benchmarks.command import make_parser, show_progress
+from benchmarks.command import make_parser, show_progress, write_results
 from benchmarks.contestants import EPSILON, LEARNING_RATE, RHO, Prepared
 from benchmarks.environment import describe_environment
-from benchmarks.report import markdown_table
+from benchmarks.report import environment_table, markdown_table
 from benchmarks.timing import burst_on_cpu, measure
 from tf_adadelta import kernels
 
@@ -164,7 +163,7 @@ def _report(rows: list[Row], elements: int, environment: dict) -> str:
         "float32, 20 with averages in bfloat16): medians of the ratios of all rounds.\n\n"
         + markdown_table(header, body, "<<<>>>")
         + "\n\n"
-        + markdown_table(("", ""), [(k, str(v)) for k, v in environment.items()], "<<")
+        + environment_table(environment)
         + "\n"
     )
 
@@ -182,15 +181,13 @@ def main() -> None:
     environment = describe_environment(len(os.sched_getaffinity(0)), load)
     text = _report(rows, elements, environment)
     print(text)
-    arguments.output.mkdir(parents=True, exist_ok=True)
     content = {
         "quick": arguments.quick,
         "environment": environment,
         "elements": elements,
         "rows": [dataclasses.asdict(row) for row in rows],
     }
-    (arguments.output / "dtypes.json").write_text(json.dumps(content, indent=1) + "\n")
-    (arguments.output / "dtypes.md").write_text(text, encoding="utf-8")
+    write_results(arguments.output, "dtypes", content, text)
 
 
 if __name__ == "__main__":

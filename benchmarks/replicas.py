@@ -22,12 +22,12 @@ import tensorflow as tf
 from matplotlib.figure import Figure
 
 import tf_adadelta
-from benchmarks.command import make_parser, show_progress
+from benchmarks.command import make_parser, show_progress, write_results
 from benchmarks.contestants import EPSILON, LEARNING_RATE, RHO, Prepared, prepare_copy
 from benchmarks.environment import describe_environment
 from benchmarks.make_models import MODELS
 from benchmarks.plot import ACCENT, BACKGROUND, MUTED, TEXT
-from benchmarks.report import markdown_table
+from benchmarks.report import environment_table, markdown_table
 from benchmarks.results import Ratio
 from benchmarks.timing import burst_on_cpu, measure
 
@@ -235,7 +235,7 @@ def _report(results: Sequence[Result], environment: dict, quick: bool) -> str:
             + (" Measured with --quick: the figures mean nothing." if quick else ""),
             markdown_table(("replicas", "", *times, "Keras / fused"), body, "<<>>>>>>"),
             *(["\n".join(verdicts)] if verdicts else []),
-            markdown_table(("", ""), [(k, str(v)) for k, v in environment.items()], "<<"),
+            environment_table(environment),
         ]
     )
 
@@ -262,15 +262,13 @@ def _plot(results: Sequence[Result], path: Path) -> None:
 
 
 def _write(arguments: argparse.Namespace, results: Sequence[Result], environment: dict) -> None:
-    arguments.output.mkdir(parents=True, exist_ok=True)
     content = {
         "quick": arguments.quick,
         "environment": environment,
         "results": [dataclasses.asdict(result) for result in results],
     }
-    (arguments.output / "replicas.json").write_text(json.dumps(content, indent=1) + "\n")
     text = _report(results, environment, arguments.quick)
-    (arguments.output / "replicas.md").write_text(text + "\n", encoding="utf-8")
+    write_results(arguments.output, "replicas", content, text + "\n")
     _plot(results, arguments.output / "replicas.png")
 
 

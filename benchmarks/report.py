@@ -1,6 +1,6 @@
 """The results as text: Markdown that is readable as it stands."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.names import FIT_FUNCTION, FIT_JIT, FUNCTION, FUSED, FUSED_PREFIX, JIT, KERAS
@@ -322,3 +322,8 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], alignme
         for row in (header, rule, *rows)
     ]
     return "\n".join(f"| {line} |" for line in lines)
+
+
+def environment_table(environment: Mapping[str, object]) -> str:
+    """Lays out what `describe_environment` returned as a Markdown table."""
+    return markdown_table(("", ""), [(key, str(value)) for key, value in environment.items()], "<<")

@@ -388,7 +388,7 @@ def all_cases() -> list[Case]:
 
 
 def _report(outcomes: Sequence[Outcome], environment: dict[str, Any]) -> str:
-    from benchmarks.report import markdown_table
+    from benchmarks.report import environment_table, markdown_table
 
     states = ("restoring", "training", "saving")
     body = [
@@ -415,7 +415,7 @@ def _report(outcomes: Sequence[Outcome], environment: dict[str, Any]) -> str:
             "with those of a job that was never killed. The columns tell what a job was doing "
             f"when it was killed. {verdict}",
             markdown_table(header, body, "<<<>>>>"),
-            markdown_table(("", ""), [(k, str(v)) for k, v in environment.items()], "<<"),
+            environment_table(environment),
         ]
     )
 
@@ -423,16 +423,16 @@ def _report(outcomes: Sequence[Outcome], environment: dict[str, Any]) -> str:
 def _write(
     arguments: argparse.Namespace, outcomes: Sequence[Outcome], environment: dict[str, Any]
 ) -> None:
-    arguments.output.mkdir(parents=True, exist_ok=True)
+    from benchmarks.command import write_results
+
     content = {
         "kills": arguments.kills,
         "seed": arguments.seed,
         "environment": environment,
         "cases": [dataclasses.asdict(outcome) for outcome in outcomes],
     }
-    (arguments.output / "restarts.json").write_text(json.dumps(content, indent=1) + "\n")
     text = _report(outcomes, environment)
-    (arguments.output / "restarts.md").write_text(text + "\n", encoding="utf-8")
+    write_results(arguments.output, "restarts", content, text + "\n")
 
 
 def _parse_arguments() -> argparse.Namespace:

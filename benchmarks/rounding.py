@@ -7,7 +7,6 @@ decays to 0, where steps become too small for the distance of two bfloat16.
 """
 
 import dataclasses
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -17,9 +16,9 @@ import matplotlib
 import numpy as np
 
 import tf_adadelta
-from benchmarks.command import make_parser, show_progress
+from benchmarks.command import make_parser, show_progress, write_results
 from benchmarks.environment import describe_environment
-from benchmarks.report import markdown_table
+from benchmarks.report import environment_table, markdown_table
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -134,7 +133,7 @@ def _report(curves: list[Curve], environment: dict) -> str:
         "![Loss over the epochs](rounding.png)\n\n"
         + markdown_table(header, body, "<<>>>")
         + "\n\n"
-        + markdown_table(("", ""), [(k, str(v)) for k, v in environment.items()], "<<")
+        + environment_table(environment)
         + "\n"
     )
 
@@ -172,14 +171,12 @@ def main() -> None:
     environment = describe_environment(len(os.sched_getaffinity(0)), load)
     text = _report(curves, environment)
     print(text)
-    arguments.output.mkdir(parents=True, exist_ok=True)
     content = {
         "quick": arguments.quick,
         "environment": environment,
         "curves": [dataclasses.asdict(curve) for curve in curves],
     }
-    (arguments.output / "rounding.json").write_text(json.dumps(content, indent=1) + "\n")
-    (arguments.output / "rounding.md").write_text(text, encoding="utf-8")
+    write_results(arguments.output, "rounding", content, text)
     _plot(curves, arguments.output / "rounding.png")
 
 

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import itertools
-import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,12 +14,12 @@ import tensorflow as tf
 from matplotlib.figure import Figure
 
 import tf_adadelta
-from benchmarks.command import make_parser, show_progress
+from benchmarks.command import make_parser, show_progress, write_results
 from benchmarks.contestants import EPSILON, LEARNING_RATE, RHO, Prepared, prepare_copy
 from benchmarks.environment import describe_environment
 from benchmarks.names import EAGER, FUNCTION, JIT
 from benchmarks.plot import ACCENT, BACKGROUND, MUTED, TEXT
-from benchmarks.report import markdown_table
+from benchmarks.report import environment_table, markdown_table
 from benchmarks.timing import burst_on_cpu, measure
 from tf_adadelta._library import serves_xla
 
@@ -243,7 +242,7 @@ def _report(results: Sequence[tuple[Case, list[Row]]], environment: dict, limit:
             f"touched, {moved / touched:.0f} bytes moved for each; {case.rounds} rounds.\n\n"
             + markdown_table(header, body, "<>>>>")
         )
-    parts.append(markdown_table(("", ""), [(k, str(v)) for k, v in environment.items()], "<<"))
+    parts.append(environment_table(environment))
     return "\n\n".join(parts) + "\n"
 
 
@@ -278,7 +277,6 @@ def main() -> None:
     environment = describe_environment(threads, load)
     text = _report(results, environment, limit)
     print(text)
-    arguments.output.mkdir(parents=True, exist_ok=True)
     content = {
         "quick": arguments.quick,
         "environment": environment,
@@ -290,8 +288,7 @@ def main() -> None:
             )
         ],
     }
-    (arguments.output / "sparse.json").write_text(json.dumps(content, indent=1) + "\n")
-    (arguments.output / "sparse.md").write_text(text, encoding="utf-8")
+    write_results(arguments.output, "sparse", content, text)
     _plot(results, arguments.output / "sparse.png")
 
 
