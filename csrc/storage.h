@@ -102,14 +102,10 @@ template <>
 struct RoundingTypeOf<StochasticBFloat16> {
   using Type = AtRandom;
 };
-template <>
-struct RoundingTypeOf<FloatBFloat16State> {
-  using Type = AtRandom;
-};
 
-// How a storage type is rounded, or that of the accumulators.
+// How accumulators are rounded, and with them a variable of their type.
 template <typename Storage>
-using RoundingOf = typename RoundingTypeOf<Storage>::Type;
+using RoundingOf = typename RoundingTypeOf<StateOf<Storage>>::Type;
 
 template <typename Storage>
 inline constexpr bool kIsRandom = std::is_same_v<RoundingOf<Storage>, AtRandom>;

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -462,14 +462,12 @@ def _as_random(random_seeds: Any, step: Any, dtype: tf.DType, count: int) -> lis
     seeds = random_seeds if tf.is_tensor(random_seeds) else np.asarray(random_seeds).reshape(-1)
     if seeds.dtype not in (*INDEX_DTYPES, np.int32, np.int64):
         raise TypeError(f"random_seeds has dtype {seeds.dtype}, expected integers")
-    if not tf.is_tensor(seeds) and len(seeds) != count:
-        raise ValueError(
-            f"random_seeds has length {len(seeds)}, expected {count}, one for each variable"
-        )
+    if not tf.is_tensor(seeds):
+        _check_lengths({"variables": range(count), "random_seeds": seeds})
     return random_inputs(seeds, step)
 
 
-def _check_lengths(lists: dict[str, list[Any]]) -> None:
+def _check_lengths(lists: Mapping[str, Sequence[Any]]) -> None:
     expected = len(next(iter(lists.values())))
     for name, values in lists.items():
         if len(values) != expected:

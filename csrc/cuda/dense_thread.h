@@ -94,7 +94,6 @@ void ForEachDenseLaunch(const std::vector<TensorUpdate>& updates, int64_t elemen
           hyperparameters.random.seeds ? hyperparameters.random.seeds + i : nullptr;
       tensor.seed = update.random_seed;
       tensor.first_word = 0;
-      tensor.state_size = sizeof(StochasticBFloat16);
       static_assert(tensor.kStates[0] == Kind::kAccum && tensor.kStates[1] == Kind::kAccumUpdate);
     }
   }

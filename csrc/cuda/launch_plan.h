@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "adadelta.h"
+#include "storage.h"
 
 namespace tf_adadelta::cuda {
 
@@ -32,9 +33,10 @@ struct RandomTensor : Base {
   const int64_t* seed_pointer;  // To device memory; null where `seed` counts.
   int64_t seed;
   uint32_t first_word;  // Of those of its variable: 0 unless this is not all of it.
-  int32_t state_size;   // The bytes of an element of the streams that are accumulators.
 
+  // The streams that are accumulators, and the bytes of their elements.
   static constexpr int kStates[] = {1, 2};
+  static constexpr int64_t kStateSize = sizeof(StochasticBFloat16);
 };
 
 // The parameters of one kernel launch: up to `kCapacity` tensors, none empty. A `Kind` of launches
@@ -114,7 +116,7 @@ void Skip(int64_t elements, int64_t element_size, RandomTensor<Base>* tensor) {
     void*& state = tensor->streams[stream];
     state = reinterpret_cast<void*>(
         reinterpret_cast<uintptr_t>(state) -
-        static_cast<uintptr_t>(elements * (element_size - tensor->state_size)));
+        static_cast<uintptr_t>(elements * (element_size - tensor->kStateSize)));
   }
   tensor->first_word += static_cast<uint32_t>(elements / 2);
 }
