@@ -21,7 +21,15 @@
 namespace tf_adadelta {
 
 // How a variable, its two accumulators and its gradient are stored.
-enum class DType { kHalf, kBFloat16, kFloat, kDouble, kStochasticBFloat16, kFloatBFloat16State };
+enum class DType {
+  kHalf,
+  kBFloat16,
+  kFloat,
+  kDouble,
+  kStochasticBFloat16,
+  kFloatBFloat16State,
+  kFloatUInt8State
+};
 
 struct Half {
   uint16_t bits;
@@ -42,6 +50,11 @@ struct FloatBFloat16State {
   float value;
 };
 
+// A float of a variable whose two accumulators are in 8 bits (block_codes.h), rounded like that.
+struct FloatUInt8State {
+  float value;
+};
+
 template <typename Storage>
 struct StateTypeOf {
   using Type = Storage;
@@ -49,6 +62,10 @@ struct StateTypeOf {
 template <>
 struct StateTypeOf<FloatBFloat16State> {
   using Type = StochasticBFloat16;
+};
+template <>
+struct StateTypeOf<FloatUInt8State> {
+  using Type = uint8_t;
 };
 
 // The type of the accumulators of a variable.
@@ -66,6 +83,7 @@ auto WithElement(DType dtype, const Use& use) {
       return use(BFloat16{});
     case DType::kFloat:
     case DType::kFloatBFloat16State:
+    case DType::kFloatUInt8State:
       return use(float{});
     case DType::kDouble:
       break;
@@ -73,7 +91,8 @@ auto WithElement(DType dtype, const Use& use) {
   return use(double{});
 }
 
-// The same with the type that is stored, which says how it is rounded too.
+// The same with the type that is stored, which says how it is rounded too. Accumulators in blocks
+// are not of a type of their elements.
 template <typename Use>
 auto WithStorage(DType dtype, const Use& use) {
   if (dtype == DType::kStochasticBFloat16) return use(StochasticBFloat16{});
@@ -100,6 +119,10 @@ struct RoundingTypeOf {
 };
 template <>
 struct RoundingTypeOf<StochasticBFloat16> {
+  using Type = AtRandom;
+};
+template <>
+struct RoundingTypeOf<uint8_t> {
   using Type = AtRandom;
 };
 
@@ -129,6 +152,12 @@ TF_ADADELTA_INLINE float FromBits(uint32_t bits) {
   return b.f;
 }
 
+// All ones where `value` is negative, as one instruction wherever there are vectors; a compiler
+// makes more of a choice between two values.
+TF_ADADELTA_INLINE uint32_t IfNegative(uint32_t value) {
+  return static_cast<uint32_t>(static_cast<int32_t>(value) >> 31);
+}
+
 TF_ADADELTA_INLINE float Load(float value) { return value; }
 TF_ADADELTA_INLINE double Load(double value) { return value; }
 TF_ADADELTA_INLINE void Store(float value, float* out) { *out = value; }
@@ -144,6 +173,8 @@ TF_ADADELTA_INLINE float Load(FloatBFloat16State element) { return element.value
 TF_ADADELTA_INLINE void Store(float value, AtRandom, FloatBFloat16State* out) {
   out->value = value;
 }
+TF_ADADELTA_INLINE float Load(FloatUInt8State element) { return element.value; }
+TF_ADADELTA_INLINE void Store(float value, AtRandom, FloatUInt8State* out) { out->value = value; }
 
 TF_ADADELTA_INLINE void Store(float value, AtRandom rounding, StochasticBFloat16* out) {
   out->bits = static_cast<uint16_t>(StoreHighAtRandom(value, rounding.bits) >> 16);
@@ -187,12 +218,6 @@ TF_ADADELTA_INLINE uint32_t StoreHigh<BFloat16>(float value) {
   // What is not a number is cut short instead, since a carry could make a number of it; arithmetic
   // has left it a bit that remains.
   return bits + (value == value ? nearest : 0u);
-}
-
-// All ones where `value` is negative, as one instruction wherever there are vectors; a compiler
-// makes more of a choice between two values.
-TF_ADADELTA_INLINE uint32_t IfNegative(uint32_t value) {
-  return static_cast<uint32_t>(static_cast<int32_t>(value) >> 31);
 }
 
 template <>

@@ -23,6 +23,7 @@ struct TensorUpdate {
   void* average = nullptr;     // The moving average of the variable.
   void* grad_accum = nullptr;  // The sum of the gradients since the last update.
   int64_t random_seed = 0;     // Of a variable that is rounded at random (random_bits.h).
+  int64_t row_elements = 0;    // Of a variable whose accumulators are in blocks (block_codes.h).
 };
 
 // Whether the variables of a call have these. All are asked, since an empty one does not tell.

@@ -69,7 +69,8 @@ def _template(node):
 def _of_cpp(source):
     source = re.sub(r"//[^\n]*", "", source)
     starts = (
-        r"throw py::\w+\(|absl::\w+Error\(|\breturn (?=\"[a-z])|kMissing\[\] =|return \"indices"
+        r"throw py::\w+\(|absl::\w+Error\(|\breturn (?=\"[a-z])|"
+        r"k(?:Missing|NoBlocks)\[\] =|return \"indices"
     )
     for start in re.finditer(starts + r"|(?:text|found) =\s+(?=std::string|\"[a-z])", source):
         statement = source[start.start() : _end(source, start.end())]

@@ -356,8 +356,8 @@ def test_sparse_cuda_kernels_have_the_bits_of_the_cpu(width):
     "dtype, seeds, error, message",
     [
         ("bfloat16", [1, 2], ValueError, "random_seeds has length 2, expected 1"),
-        ("float32", [1], TypeError, "accums.0. is not bfloat16"),
-        ("float16", [1], TypeError, "accums.0. is not bfloat16"),
+        ("float32", [1], TypeError, "accums.0. is neither bfloat16 nor uint8"),
+        ("float16", [1], TypeError, "accums.0. is neither bfloat16 nor uint8"),
     ],
 )
 def test_bad_seeds(dtype, seeds, error, message):

@@ -48,6 +48,7 @@ def apply_group(
     """Updates a group of variables by gradients as `grads_of` returns them."""
     handles = group.handles()
     random = rounding.inputs(group.variables) if rounding is not None else []
+    state = group.slot_dtype if group.slot_dtype == tf.uint8 else tf.bfloat16
     scalars = {name: ops.as_hyperparameter(value) for name, value in hyperparameters.items()}
     if group.index_dtype is None:
         return ops.apply_handles(
@@ -67,6 +68,7 @@ def apply_group(
                 ema_momentum=options.ema_momentum,
             ),
             random=random,
+            state=state,
         )
     # Of these rows there are few: they are changed before the op, not in it.
     values = [options.changed(grad.values, clip_factors, i) for i, grad in enumerate(grads)]
@@ -79,6 +81,7 @@ def apply_group(
         [grad.indices for grad in grads],
         **scalars,
         random=random,
+        state=state,
     )
 
 

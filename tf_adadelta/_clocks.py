@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from tf_adadelta import _replicas, ops
+from tf_adadelta import _block_codes, _replicas, ops
 
 
 class RowClock:
@@ -21,6 +21,7 @@ class RowClock:
 
     def __init__(self, variable: tf.Variable, slots: tuple[tf.Variable, tf.Variable]) -> None:
         self._slots = slots
+        self._shape = variable.shape
         self._rho: float | None = None
         self.shared = _replicas.is_on_server(variable)
         size = variable.shape[0] + 1
@@ -39,6 +40,8 @@ class RowClock:
 
     def up_to_date(self, slot: tf.Variable) -> tf.Tensor:
         """Returns the true values of one of the slots and changes nothing."""
+        if slot.dtype == tf.uint8:
+            slot = _block_codes.decode(slot, self._shape)
         return ops.up_to_date(slot, self.counts, self._rho)
 
     def catch_up(self) -> None:
@@ -47,5 +50,6 @@ class RowClock:
 
     def _catch_up_here(self, _: str) -> None:
         for slot in self._slots:
-            slot.assign(self.up_to_date(slot))
+            values = self.up_to_date(slot)
+            slot.assign(_block_codes.encode(values) if slot.dtype == tf.uint8 else values)
         self.counts.assign(tf.fill(self.counts.shape, self.counts[-1]))

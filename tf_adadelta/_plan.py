@@ -29,12 +29,13 @@ class Handles(NamedTuple):
 
 @dataclasses.dataclass
 class Group:
-    """Variables of one dtype in one place with gradients of one kind: one call of an op there.
+    """Variables and slots of one dtype each in one place, with gradients of one kind: one call.
 
     Attributes:
         devices: Where they are: a device for each replica.
         replicated: Whether each replica has its own.
         dtype: Of the variables.
+        slot_dtype: Of what is stored for their slots.
         index_dtype: Of the indices of the gradients; None: as dense gradients.
         decayed: By the weight decay of the optimizer.
         positions: Of the variables in the step.
@@ -50,6 +51,7 @@ class Group:
     devices: tuple[str, ...]
     replicated: bool
     dtype: tf.DType
+    slot_dtype: tf.DType
     index_dtype: tf.DType | None
     decayed: bool
     positions: list[int] = dataclasses.field(default_factory=list)
@@ -202,6 +204,7 @@ class Planner:
                 place,
                 replicated,
                 variable.dtype,
+                slots[0].dtype,
                 index_dtype,
                 options.decays(variable),
             )

@@ -11,25 +11,21 @@ from tf_adadelta import ops
 
 @dataclasses.dataclass(frozen=True)
 class StochasticRounding:
-    """Rounds what is stored in bfloat16 by reproducible random bits.
+    """Rounds what is stored in few bits by reproducible random ones.
 
     Attributes:
-        dtypes: Of the variables for which that is done. Of float32 ones the slots are bfloat16; any
-            others are rounded to the nearest.
+        rounds: Whether that is done for a variable: a bfloat16 one, or a float32 one of which the
+            slots are narrower. What is stored for others is rounded to the nearest.
         seed_of: Returns the seed of a variable, another one for each.
         step: Returns the count of steps before this one, an integer scalar.
     """
 
-    dtypes: tuple[tf.DType, ...]
+    rounds: Callable[[tf.Variable], bool]
     seed_of: Callable[[tf.Variable], int]
     step: Callable[[], Any]
 
-    def rounds(self, variable: tf.Variable) -> bool:
-        """Whether this is about a variable."""
-        return variable.dtype in self.dtypes
-
     def inputs(self, variables: list[tf.Variable]) -> list[tf.Tensor]:
-        """Returns what the ops take for variables of one dtype."""
+        """Returns what the ops take for the variables of a call."""
         if not self.rounds(variables[0]):
             return []
         return ops.random_inputs(list(map(self.seed_of, variables)), self.step())

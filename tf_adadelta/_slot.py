@@ -1,4 +1,4 @@
-"""The slot variables of the Keras 3 optimizer: rows may lag behind, or be kept in bfloat16."""
+"""The slot variables of the Keras 3 optimizer: rows may lag behind, or be kept in few bits."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import tensorflow as tf
 from keras.src.backend import Variable  # Of which keras.Variable was once a class of its own.
 
+from tf_adadelta import _block_codes
 from tf_adadelta._clocks import RowClock
 
 
@@ -15,8 +16,8 @@ class Slot(Variable):
     Reading computes the true values and changes nothing. Saving and assigning catch up first: who
     saves then goes on from the bits that a load would give.
 
-    What is stored may have another dtype than the slot: it is shown, saved and loaded in that of
-    the slot.
+    What is stored may have another dtype than the slot, and in uint8 another shape: it is shown,
+    saved and loaded in those of the slot.
 
     Attributes:
         clock: How far the rows have caught up; None as long as there was no sparse gradient.
@@ -24,19 +25,28 @@ class Slot(Variable):
 
     clock: RowClock | None = None
     _shown_dtype: str
+    _shown_shape: tuple[int, ...]
     _on_graph: Callable[[], None]
 
     @classmethod
-    def adopt(cls, variable: Variable, dtype: str, on_graph: Callable[[], None]) -> None:
+    def adopt(
+        cls,
+        variable: Variable,
+        dtype: str,
+        shape: tuple[int, ...],
+        on_graph: Callable[[], None],
+    ) -> None:
         """Makes a slot of a variable that Keras created.
 
         Args:
             variable: The variable.
             dtype: That it shows.
+            shape: Likewise.
             on_graph: Called when a graph takes what is stored for the true values.
         """
         variable.__class__ = cls
-        variable._shown_dtype = dtype
+        variable._shown_dtype = variable._dtype = dtype
+        variable._shown_shape = variable._shape = shape
         variable._on_graph = on_graph
 
     @classmethod
@@ -45,11 +55,11 @@ class Slot(Variable):
         slot.caught_up()
         if slot._is_narrow:
             dtype = slot.dtype
-            values = tf.cast(slot.stored, dtype)
+            values = slot._decoded(slot.stored)
             slot._value = tf.Variable(values, trainable=False, name=slot.name)
             slot._dtype = dtype
         slot.__class__ = Variable
-        for name in ("clock", "_on_graph", "_shown_dtype"):
+        for name in ("clock", "_on_graph", "_shown_dtype", "_shown_shape"):
             vars(slot).pop(name, None)
 
     @property
@@ -60,6 +70,16 @@ class Slot(Variable):
     @property
     def _is_narrow(self) -> bool:
         return self._value.dtype != self._shown_dtype
+
+    def _decoded(self, stored: Any) -> tf.Tensor:
+        if stored.dtype == tf.uint8:
+            return _block_codes.decode(stored, self._shown_shape)
+        return tf.cast(stored, self.dtype)
+
+    def _encoded(self, values: Any) -> tf.Tensor:
+        if self._value.dtype == tf.uint8:
+            return _block_codes.encode(tf.reshape(values, self._shown_shape))
+        return tf.cast(values, self._value.dtype)
 
     @property
     def stored(self) -> tf.Variable:
@@ -73,10 +93,10 @@ class Slot(Variable):
         if value is not self._value:  # In a stateless scope.
             return value
         if self.clock is not None:
-            value = self.clock.up_to_date(value)
+            return tf.cast(self.clock.up_to_date(value), self.dtype)
         elif not tf.executing_eagerly():
             self._on_graph()
-        return tf.cast(value, self.dtype) if self._is_narrow else value
+        return self._decoded(value) if self._is_narrow else value
 
     def caught_up(self) -> tf.Variable:
         """Returns the variable in which the values are stored, all of them true."""
@@ -88,7 +108,7 @@ class Slot(Variable):
 
     def _direct_assign(self, value: Any) -> None:
         self.caught_up()
-        super()._direct_assign(value)
+        super()._direct_assign(self._encoded(value) if self._is_narrow else value)
 
     def __repr__(self) -> str:
         if (self.clock is None and not self._is_narrow) or not tf.executing_eagerly():
@@ -121,7 +141,7 @@ class Slot(Variable):
         if self.clock is not None:  # Else nothing lags, even in the graph that restores servers.
             self.clock.catch_up()
         if self._is_narrow:
-            values = tf.cast(restored_tensors["VARIABLE_VALUE"], self._value.dtype)
+            values = self._encoded(restored_tensors["VARIABLE_VALUE"])
             restored_tensors = {**restored_tensors, "VARIABLE_VALUE": values}
         try:
             return self._value._restore_from_tensors(restored_tensors)
@@ -131,7 +151,7 @@ class Slot(Variable):
 
     def _copy_trackable_to_cpu(self, object_map: dict[Any, Any]) -> None:
         self.caught_up()._copy_trackable_to_cpu(object_map)
-        object_map[self] = tf.Variable(tf.cast(object_map[self._value], self.dtype))
+        object_map[self] = tf.Variable(self._decoded(object_map[self._value]))
 
     def _export_to_saved_model_graph(
         self, object_map: dict[Any, Any], tensor_map: Any, options: Any, **kwargs: Any
@@ -148,3 +168,4 @@ class Slot(Variable):
         self._value._write_object_proto(proto, options)
         # As _serialize_to_tensors has it. A function that updates what is stored cannot run then.
         proto.variable.dtype = tf.as_dtype(self.dtype).as_datatype_enum
+        proto.variable.shape.CopyFrom(tf.TensorShape(self.shape).as_proto())

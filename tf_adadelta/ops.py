@@ -90,7 +90,9 @@ def fused_adadelta_apply(
             an int for each of them (or an int64 tensor): it is then rounded stochastically, by bits
             that are a hash of the seed, of `step` and of the place of the element, the same on
             every device and for any number of threads. With float32 variables likewise, whose
-            `accums` and `accum_updates` are then bfloat16, and alone are rounded so.
+            `accums` and `accum_updates` are then bfloat16, and alone are rounded so; or uint8, the
+            codes of floats in 8 bits with a scale for every 256 of them (csrc/block_codes.h), of
+            the shape `(rows, n + ceil(n / 256))` for a variable of `rows` with `n` elements each.
         step: Scalar, an int or an integer tensor: the count of steps before this one.
         use_locking: For symmetry with `ResourceApplyAdadelta`; the locks of all variables are held
             during the update either way.
@@ -126,6 +128,7 @@ def fused_adadelta_apply(
         **_as_hyperparameters(learning_rate, rho, epsilon),
         options=options,
         random=_as_random(random_seeds, step, dtype, len(grads)),
+        state=_state_of(lists),
         use_locking=use_locking,
     )
 
@@ -254,6 +257,7 @@ def fused_adadelta_sparse_apply(
         indices=indices,
         **_as_hyperparameters(learning_rate, rho, epsilon),
         random=_as_random(random_seeds, step, dtype, len(grads)),
+        state=_state_of(lists),
         use_locking=use_locking,
     )
 
@@ -329,11 +333,13 @@ def apply_handles(
     epsilon: tf.Tensor,
     options: Options = Options(),
     random: Sequence[tf.Tensor] = (),
+    state: tf.DType = tf.bfloat16,
     use_locking: bool = False,
 ) -> tf.Operation | None:
     """Calls the op itself: non-empty lists of resource handles and tensors, float64 scalars.
 
-    `averages` and `grad_accums` may be empty; `random` too, or `random_inputs`.
+    `averages` and `grad_accums` may be empty; `random` too, or `random_inputs`. `state` is what the
+    averages of float32 variables are stored in then.
     """
     plain = not averages and not grad_accums and options.are_plain()
     return _library.load_ops().fused_adadelta_apply(
@@ -348,6 +354,7 @@ def apply_handles(
         epsilon=epsilon,
         options=[] if plain else options.as_inputs(len(variables)),
         random=random,
+        state=state,
         use_locking=use_locking,
     )
 
@@ -379,6 +386,7 @@ def sparse_apply_handles(
     rho: tf.Tensor,
     epsilon: tf.Tensor,
     random: Sequence[tf.Tensor] = (),
+    state: tf.DType = tf.bfloat16,
     use_locking: bool = False,
 ) -> tf.Operation | None:
     """Calls the sparse op itself, like `apply_handles`; `clocks` may be empty."""
@@ -393,6 +401,7 @@ def sparse_apply_handles(
         rho=rho,
         epsilon=epsilon,
         random=random,
+        state=state,
         use_locking=use_locking,
     )
 
@@ -467,6 +476,11 @@ def _as_random(random_seeds: Any, step: Any, dtype: tf.DType, count: int) -> lis
     return random_inputs(seeds, step)
 
 
+def _state_of(lists: dict[str, list[Any]]) -> tf.DType:
+    """Returns what averages are stored in that are rounded stochastically."""
+    return tf.uint8 if lists["accums"][0].dtype == tf.uint8 else tf.bfloat16
+
+
 def _check_lengths(lists: Mapping[str, Sequence[Any]]) -> None:
     expected = len(next(iter(lists.values())))
     for name, values in lists.items():
@@ -490,7 +504,9 @@ def _check_dtypes(lists: dict[str, list[Any]], random: bool = False) -> tf.DType
         if name == "clocks":
             expected, why = tf.int64, ""
         elif random and name in ("accums", "accum_updates"):
-            expected, why = tf.bfloat16, ", where there are random_seeds"
+            expected, why = _state_of(lists), ", where there are random_seeds"
+            if expected == tf.uint8 and first.dtype != tf.float32:
+                expected = tf.bfloat16
         for i, variable in enumerate(variables):
             if variable.dtype != expected:
                 raise TypeError(

@@ -7,7 +7,9 @@
 #include <type_traits>
 
 #include "adadelta.h"
+#include "block_codes.h"
 #include "cpu/packs.h"
+#include "cpu/state_block.h"
 #include "storage.h"
 
 namespace tf_adadelta {
@@ -18,6 +20,62 @@ constexpr int64_t kChunkBytes = 1024;
 template <typename Value>
 inline constexpr int64_t kChunkOf = kChunkBytes / sizeof(Value);
 
+// What a stage takes at once.
+struct Chunk {
+  int64_t first;  // Of its elements.
+  int64_t size;
+  int64_t state_first;  // Where its block begins, of accumulators that are in blocks.
+  uint32_t first_word;  // Of its random bits, of which two elements share a word.
+};
+
+// The elements [begin, end) of a variable, in chunks of kSize.
+template <int64_t kSize>
+class FlatChunks {
+ public:
+  TF_ADADELTA_INLINE FlatChunks(const TensorUpdate&, int64_t begin, int64_t end)
+      : begin_(begin), end_(end) {}
+  TF_ADADELTA_INLINE int64_t count() const { return (end_ - begin_ + kSize - 1) / kSize; }
+  TF_ADADELTA_INLINE Chunk operator[](int64_t chunk) const {
+    const int64_t first = begin_ + chunk * kSize;
+    return {first, end_ - first < kSize ? end_ - first : kSize, first,
+            static_cast<uint32_t>(first / 2)};
+  }
+
+ private:
+  int64_t begin_;
+  int64_t end_;
+};
+
+// The blocks [begin, end) of the accumulators of a variable, each a chunk.
+class BlockChunks {
+ public:
+  TF_ADADELTA_INLINE BlockChunks(const TensorUpdate& update, int64_t begin, int64_t end)
+      : row_elements_(update.row_elements),
+        blocks_of_row_(BlocksOfRow(update.row_elements)),
+        begin_(begin),
+        end_(end) {}
+  TF_ADADELTA_INLINE int64_t count() const { return end_ - begin_; }
+  TF_ADADELTA_INLINE Chunk operator[](int64_t chunk) const {
+    const int64_t block = begin_ + chunk;
+    const int64_t row = block / blocks_of_row_;
+    const int64_t column = (block - row * blocks_of_row_) * kStateBlock;
+    const int64_t left = row_elements_ - column;
+    const int64_t first = row * row_elements_ + column;
+    return {first, left < kStateBlock ? left : kStateBlock, first + block,
+            CounterOfRow(static_cast<uint32_t>(column / 2), row, row_elements_)};
+  }
+
+ private:
+  int64_t row_elements_;
+  int64_t blocks_of_row_;
+  int64_t begin_;
+  int64_t end_;
+};
+
+template <typename Storage>
+using ChunksOf = std::conditional_t<std::is_same_v<StateOf<Storage>, uint8_t>, BlockChunks,
+                                    FlatChunks<kChunkOf<ComputeOf<Storage>>>>;
+
 // What the stages of an update hand on: a value, and how the element is rounded by all of them.
 template <typename Storage>
 struct Rounded {
@@ -25,78 +83,114 @@ struct Rounded {
   RoundingOf<Storage> rounding;
 };
 
-template <typename Storage, int64_t kSize>
-class Values<Rounded<Storage>, kSize> {
+template <typename Storage>
+class RoundedValues {
  public:
-  // Begins with `size` elements of which the first has the random bits of `counter`.
-  TF_ADADELTA_INLINE void Start(uint32_t, int64_t) {}
+  // Begins with `size` elements, the first two of which have the random bits of `counter`.
+  TF_ADADELTA_INLINE void Start([[maybe_unused]] uint32_t counter, [[maybe_unused]] int64_t size) {
+    if constexpr (kHasRandomHalves<Storage>) roundings_.Fill(counter, size);
+  }
   TF_ADADELTA_INLINE Rounded<Storage> Get(int64_t i) const {
     return {values_.Get(i), roundings_.Get(i)};
   }
   TF_ADADELTA_INLINE void Set(int64_t i, const Rounded<Storage>& value) {
     values_.Set(i, value.value);
-    roundings_.Set(i, value.rounding);
+    if constexpr (!kHasRandomHalves<Storage>) roundings_.Set(i, value.rounding);
   }
+  TF_ADADELTA_INLINE const auto& roundings() const { return roundings_; }
 
  private:
+  static constexpr int64_t kSize = kChunkOf<ComputeOf<Storage>>;
+
   Values<ComputeOf<Storage>, kSize> values_;
-  Values<RoundingOf<Storage>, kSize> roundings_;
+  std::conditional_t<kHasRandomHalves<Storage>, RandomHalves<kSize>,
+                     Values<RoundingOf<Storage>, kSize>>
+      roundings_;
 };
 
-template <int64_t kSize>
-class Values<Rounded<FloatBFloat16State>, kSize> {
+// An accumulator, as the loop over a chunk reads and writes it.
+template <typename Storage, typename State = StateOf<Storage>>
+class Accumulator {
  public:
-  TF_ADADELTA_INLINE void Start(uint32_t counter, int64_t size) { roundings_.Fill(counter, size); }
-  TF_ADADELTA_INLINE Rounded<FloatBFloat16State> Get(int64_t i) const {
-    return {values_.Get(i), roundings_.Get(i)};
+  using Compute = ComputeOf<Storage>;
+
+  TF_ADADELTA_INLINE explicit Accumulator(void* state) : state_(static_cast<State*>(state)) {}
+
+  TF_ADADELTA_INLINE void LoadChunk(const Chunk&) {}
+  TF_ADADELTA_INLINE Compute Get(int64_t i) const { return Load(state_[i]); }
+  TF_ADADELTA_INLINE void Set(int64_t i, const Compute& value, RoundingOf<Storage> rounding) {
+    Store(value, rounding, &state_[i]);
   }
-  TF_ADADELTA_INLINE void Set(int64_t i, const Rounded<FloatBFloat16State>& value) {
-    values_.Set(i, value.value);
+  TF_ADADELTA_INLINE void StoreChunk(const Chunk&, const RoundedValues<Storage>&) {}
+  // The ε for a chunk of it.
+  TF_ADADELTA_INLINE const Scalars<Compute>& ScalarsOf(const Scalars<Compute>& scalars) const {
+    return scalars;
   }
 
  private:
-  Values<float, kSize> values_;
-  RandomHalves<kSize> roundings_;
+  State* __restrict__ state_;
 };
 
-// Runs the stages of a step over the elements [begin, end), the last stage named first. Each is
-// called with the index of an element and a value of it that is handed on from stage to stage.
-//
-// Arrays that are visited at the same index fight for the same bank of the memory, and for the same
-// lines of the first cache, where their addresses are alike, as those of large allocations are. So
-// each stage is a chunk behind the one before, and what it is handed waits in that cache
-// (docs/design.md).
-//
-// `start` is called with the values of a chunk, its first element and its size before any stage is.
-template <typename Value, int64_t kChunk, typename Start, typename... Stages>
-TF_ADADELTA_INLINE void RunStages(int64_t begin, int64_t end, const Start& start,
-                                  const Stages&... stages) {
-  constexpr int kNumStages = sizeof...(Stages);
-  Values<Value, kChunk> values[kNumStages];
-  const auto run = [&](int64_t chunk, const auto& stage) __attribute__((always_inline)) {
-    const int64_t first = begin + chunk * kChunk;
-    if (chunk < 0 || first >= end) return;
-    const int64_t size = end - first < kChunk ? end - first : kChunk;
-    Values<Value, kChunk>& handed_on = values[chunk % kNumStages];
-    // What restrict says is lost in the calls of a stage.
+// One that is stored in blocks.
+template <typename Storage>
+class Accumulator<Storage, uint8_t> {
+ public:
+  TF_ADADELTA_INLINE explicit Accumulator(void* state) : state_(static_cast<uint8_t*>(state)) {}
+
+  TF_ADADELTA_INLINE void LoadChunk(const Chunk& chunk) {
+    first_ = chunk.first;
+    block_.Load(state_ + chunk.state_first, chunk.size);
+  }
+  TF_ADADELTA_INLINE float Get(int64_t i) const { return block_.Get(i - first_); }
+  TF_ADADELTA_INLINE void Set(int64_t i, float value, AtRandom) { block_.Set(i - first_, value); }
+  TF_ADADELTA_INLINE void StoreChunk(const Chunk& chunk, const RoundedValues<Storage>& values) {
+    block_.Store(values.roundings(), chunk.size, state_ + chunk.state_first);
+  }
+  TF_ADADELTA_INLINE Scalars<float> ScalarsOf(const Scalars<float>& scalars) const {
+    return block_.ScalarsOf(scalars);
+  }
+
+ private:
+  uint8_t* state_;
+  int64_t first_ = 0;
+  StateBlock block_;
+};
+
+// Calls `use` with the index of each element of a chunk and the value of it that is handed on.
+template <typename HandedOn, typename Use>
+TF_ADADELTA_INLINE void ForEach(const Chunk& chunk, HandedOn& handed_on, const Use& use) {
+  // What restrict says is lost in the calls of a stage.
 #ifdef __clang__
 #pragma clang loop vectorize(assume_safety)
 #else
 #pragma GCC ivdep
 #endif
-    for (int64_t i = 0; i < size; ++i) {
-      Value value = handed_on.Get(i);
-      stage(first + i, value);
-      handed_on.Set(i, value);
-    }
+  for (int64_t i = 0; i < chunk.size; ++i) {
+    auto value = handed_on.Get(i);
+    use(chunk.first + i, value);
+    handed_on.Set(i, value);
+  }
+}
+
+// Runs the stages of a step over chunks, the last stage named first. Each is called with a chunk
+// and the values of it that are handed on from stage to stage, and `start` before all of them.
+//
+// Arrays that are visited at the same index fight for the same bank of the memory, and for the same
+// lines of the first cache, where their addresses are alike, as those of large allocations are. So
+// each stage is a chunk behind the one before, and what it is handed waits in that cache
+// (docs/design.md).
+template <typename HandedOn, typename Chunks, typename Start, typename... Stages>
+TF_ADADELTA_INLINE void RunStages(const Chunks& chunks, const Start& start,
+                                  const Stages&... stages) {
+  constexpr int kNumStages = sizeof...(Stages);
+  HandedOn handed_on[kNumStages];
+  const auto run = [&](int64_t chunk, const auto& stage) __attribute__((always_inline)) {
+    if (chunk < 0 || chunk >= chunks.count()) return;
+    stage(chunks[chunk], handed_on[chunk % kNumStages]);
   };
   constexpr int64_t kBehind = kNumStages - 1;
-  for (int64_t chunk = -kBehind; begin + chunk * kChunk < end; ++chunk) {
-    const int64_t next = chunk + kBehind;
-    const int64_t left = end - (begin + next * kChunk);
-    if (left > 0) {
-      start(values[next % kNumStages], begin + next * kChunk, left < kChunk ? left : kChunk);
-    }
+  for (int64_t chunk = -kBehind; chunk < chunks.count(); ++chunk) {
+    run(chunk + kBehind, start);
     int64_t c = chunk;
     (run(c++, stages), ...);
   }
@@ -110,60 +204,75 @@ TF_ADADELTA_INLINE void Adadelta(const TensorUpdate& update, int64_t begin, int6
                                  const OptionScalars<Compute>& options,
                                  [[maybe_unused]] bool decays, uint32_t counter) {
   Storage* __restrict__ const var = static_cast<Storage*>(update.var);
-  using State = StateOf<Storage>;
-  State* __restrict__ const accum = static_cast<State*>(update.accum);
-  State* __restrict__ const accum_update = static_cast<State*>(update.accum_update);
+  Accumulator<Storage> accum(update.accum);
+  Accumulator<Storage> accum_update(update.accum_update);
   const Storage* __restrict__ const grad = static_cast<const Storage*>(update.grad);
   [[maybe_unused]] Storage* __restrict__ const average = static_cast<Storage*>(update.average);
   [[maybe_unused]] Storage* __restrict__ const grad_accum =
       static_cast<Storage*>(update.grad_accum);
 
   using Value = Rounded<Storage>;
-  const auto start = [counter](auto& values, int64_t first, int64_t size)
+  using HandedOn = RoundedValues<Storage>;
+  const auto start = [counter](const Chunk& chunk, HandedOn& handed_on)
                          __attribute__((always_inline)) {
-                           values.Start(counter + static_cast<uint32_t>(first / 2), size);
+                           handed_on.Start(counter + chunk.first_word, chunk.size);
                          };
-  const auto accumulate_gradient = [&](int64_t i, Value& handed_on) __attribute__((always_inline)) {
-    auto& [value, rounding] = handed_on;
-    if constexpr (!std::is_same_v<Storage, FloatBFloat16State>) {
-      rounding = RoundingAt<Storage>(counter, i);
-    }
-    Compute g = Load(grad[i]);
-    if constexpr (kGradAccum) {
-      g = AddGradient<Compute>(options, g, Load(grad_accum[i]));
-      Store(Compute{0}, rounding, &grad_accum[i]);
-    } else if constexpr (kOptions) {
-      g = options.grad_scale * g;
-    }
-    if constexpr (kOptions) g = ClipGradient<Compute>(options, g);
-    Compute a = Load(accum[i]);
-    value = AccumulateGradient<Compute>(scalars, g, a);
-    Store(a, rounding, &accum[i]);
+  const auto accumulate_gradient = [&](const Chunk& chunk,
+                                       HandedOn& handed_on) __attribute__((always_inline)) {
+    accum.LoadChunk(chunk);
+    const Scalars<Compute> here = accum.ScalarsOf(scalars);
+    ForEach(chunk, handed_on, [&](int64_t i, Value& each) __attribute__((always_inline)) {
+      auto& [value, rounding] = each;
+      if constexpr (!kHasRandomHalves<Storage>) rounding = RoundingAt<Storage>(counter, i);
+      Compute g = Load(grad[i]);
+      if constexpr (kGradAccum) {
+        g = AddGradient<Compute>(options, g, Load(grad_accum[i]));
+        Store(Compute{0}, rounding, &grad_accum[i]);
+      } else if constexpr (kOptions) {
+        g = options.grad_scale * g;
+      }
+      if constexpr (kOptions) g = ClipGradient<Compute>(options, g);
+      Compute a = accum.Get(i);
+      value = AccumulateGradient<Compute>(here, g, a);
+      accum.Set(i, a, rounding);
+    });
+    accum.StoreChunk(chunk, handed_on);
   };
-  const auto accumulate_update = [&](int64_t i, Value& handed_on) __attribute__((always_inline)) {
-    auto& [value, rounding] = handed_on;
-    Compute u = Load(accum_update[i]);
-    value = AccumulateUpdate<Compute>(scalars, value, u);
-    Store(u, rounding, &accum_update[i]);
+  const auto accumulate_update = [&](const Chunk& chunk,
+                                     HandedOn& handed_on) __attribute__((always_inline)) {
+    accum_update.LoadChunk(chunk);
+    ForEach(chunk, handed_on, [&](int64_t i, Value& each) __attribute__((always_inline)) {
+      auto& [value, rounding] = each;
+      Compute u = accum_update.Get(i);
+      value = AccumulateUpdate<Compute>(scalars, value, u);
+      accum_update.Set(i, u, rounding);
+    });
+    accum_update.StoreChunk(chunk, handed_on);
   };
-  const auto move_variable = [&](int64_t i, Value& handed_on) __attribute__((always_inline)) {
-    auto& [value, rounding] = handed_on;
-    Compute x = Load(var[i]);
-    if constexpr (kOptions) x = decays ? DecayVariable<Compute>(options, x) : x;
-    x = MoveVariable<Compute>(scalars, value, x);
-    Store(x, Other(rounding), &var[i]);
-    if constexpr (kAverage) value = x;
+  const auto move_variable = [&](const Chunk& chunk,
+                                 HandedOn& handed_on) __attribute__((always_inline)) {
+    ForEach(chunk, handed_on, [&](int64_t i, Value& each) __attribute__((always_inline)) {
+      auto& [value, rounding] = each;
+      Compute x = Load(var[i]);
+      if constexpr (kOptions) x = decays ? DecayVariable<Compute>(options, x) : x;
+      x = MoveVariable<Compute>(scalars, value, x);
+      Store(x, Other(rounding), &var[i]);
+      if constexpr (kAverage) value = x;
+    });
   };
+  const ChunksOf<Storage> chunks(update, begin, end);
   if constexpr (kAverage) {
-    const auto average_variable = [&](int64_t i, Value& handed_on) __attribute__((always_inline)) {
-      auto& [value, rounding] = handed_on;
-      Store(Average<Compute>(options, value, Load(average[i])), Other(rounding), &average[i]);
+    const auto average_variable = [&](const Chunk& chunk,
+                                      HandedOn& handed_on) __attribute__((always_inline)) {
+      ForEach(chunk, handed_on, [&](int64_t i, Value& each) __attribute__((always_inline)) {
+        auto& [value, rounding] = each;
+        Store(Average<Compute>(options, value, Load(average[i])), Other(rounding), &average[i]);
+      });
     };
-    RunStages<Value, kChunkOf<Compute>>(begin, end, start, average_variable, move_variable,
-                                        accumulate_update, accumulate_gradient);
+    RunStages<HandedOn>(chunks, start, average_variable, move_variable, accumulate_update,
+                        accumulate_gradient);
   } else {
-    RunStages<Value, kChunkOf<Compute>>(begin, end, start, move_variable, accumulate_update,
-                                        accumulate_gradient);
+    RunStages<HandedOn>(chunks, start, move_variable, accumulate_update, accumulate_gradient);
   }
 }
 
@@ -176,16 +285,18 @@ TF_ADADELTA_INLINE void Accumulate(const TensorUpdate& update, int64_t begin, in
   const Storage* __restrict__ const grad = static_cast<const Storage*>(update.grad);
   [[maybe_unused]] Storage* __restrict__ const average = static_cast<Storage*>(update.average);
   Storage* __restrict__ const grad_accum = static_cast<Storage*>(update.grad_accum);
-  for (int64_t i = begin; i < end; ++i) {
-    RoundingOf<Storage> rounding = {};
-    if constexpr (std::is_same_v<StateOf<Storage>, Storage>) {
-      rounding = RoundingAt<Storage>(counter, i);
-    }
-    Store(AddGradient<Compute>(options, Load(grad[i]), Load(grad_accum[i])), rounding,
-          &grad_accum[i]);
-    if constexpr (kAverage) {
-      Store(Average<Compute>(options, Load(var[i]), Load(average[i])), Other(rounding),
-            &average[i]);
+  const ChunksOf<Storage> chunks(update, begin, end);
+  for (int64_t c = 0; c < chunks.count(); ++c) {
+    const Chunk chunk = chunks[c];
+    for (int64_t i = chunk.first; i < chunk.first + chunk.size; ++i) {
+      RoundingOf<Storage> rounding = {};
+      if constexpr (!kHasRandomHalves<Storage>) rounding = RoundingAt<Storage>(counter, i);
+      Store(AddGradient<Compute>(options, Load(grad[i]), Load(grad_accum[i])), rounding,
+            &grad_accum[i]);
+      if constexpr (kAverage) {
+        Store(Average<Compute>(options, Load(var[i]), Load(average[i])), Other(rounding),
+              &average[i]);
+      }
     }
   }
 }
@@ -262,7 +373,7 @@ TF_ADADELTA_INLINE void DispatchPacks(const TensorUpdate& update, int64_t begin,
 }
 
 // The same loads and stores in the same order.
-template <typename Bits, typename StateBits = Bits>
+template <typename Chunks, typename Bits, typename StateBits = Bits>
 TF_ADADELTA_INLINE void Copy(const TensorUpdate& update, int64_t begin, int64_t end) {
   Bits* __restrict__ const var = static_cast<Bits*>(update.var);
   StateBits* __restrict__ const accum = static_cast<StateBits*>(update.accum);
@@ -273,14 +384,18 @@ TF_ADADELTA_INLINE void Copy(const TensorUpdate& update, int64_t begin, int64_t 
     array = static_cast<std::remove_reference_t<decltype(array)>>(value);
     value = before;
   };
-  RunStages<Bits, kChunkOf<Bits>>(
-      begin, end, [](const auto&, int64_t, int64_t) {},
-      [&](int64_t i, Bits& value) __attribute__((always_inline)) { swap(var[i], value); },
-      [&](int64_t i, Bits& value) __attribute__((always_inline)) { swap(accum_update[i], value); },
-      [&](int64_t i, Bits& value) __attribute__((always_inline)) {
-        value = grad[i];
-        swap(accum[i], value);
+  using HandedOn = Values<Bits, kChunkOf<Bits>>;
+  const auto stage_of = [&](auto* array, bool first) __attribute__((always_inline)) {
+    return [=](const Chunk& chunk, HandedOn& handed_on) __attribute__((always_inline)) {
+      ForEach(chunk, handed_on, [&](int64_t i, Bits& value) __attribute__((always_inline)) {
+        if (first) value = grad[i];
+        swap(array[i], value);
       });
+    };
+  };
+  RunStages<HandedOn>(
+      Chunks(update, begin, end), [](const Chunk&, HandedOn&) {}, stage_of(var, false),
+      stage_of(accum_update, false), stage_of(accum, true));
 }
 
 }  // namespace
@@ -293,13 +408,15 @@ void TF_ADADELTA_DENSE_LOOP(LoopKind kind, DType dtype, const TensorUpdate& upda
       case DType::kHalf:
       case DType::kBFloat16:
       case DType::kStochasticBFloat16:
-        return Copy<uint16_t>(update, begin, end);
+        return Copy<FlatChunks<kChunkOf<uint16_t>>, uint16_t>(update, begin, end);
       case DType::kFloatBFloat16State:
-        return Copy<uint32_t, uint16_t>(update, begin, end);
+        return Copy<FlatChunks<kChunkOf<uint32_t>>, uint32_t, uint16_t>(update, begin, end);
+      case DType::kFloatUInt8State:
+        return Copy<BlockChunks, uint32_t, uint8_t>(update, begin, end);
       case DType::kFloat:
-        return Copy<uint32_t>(update, begin, end);
+        return Copy<FlatChunks<kChunkOf<uint32_t>>, uint32_t>(update, begin, end);
       case DType::kDouble:
-        return Copy<uint64_t>(update, begin, end);
+        return Copy<FlatChunks<kChunkOf<uint64_t>>, uint64_t>(update, begin, end);
     }
   }
   switch (dtype) {
@@ -312,6 +429,9 @@ void TF_ADADELTA_DENSE_LOOP(LoopKind kind, DType dtype, const TensorUpdate& upda
     case DType::kFloatBFloat16State:
       return Dispatch<FloatBFloat16State, float>(update, begin, end, h, options, clip_factor,
                                                  FirstCounter(update.random_seed, h.step));
+    case DType::kFloatUInt8State:
+      return Dispatch<FloatUInt8State, float>(update, begin, end, h, options, clip_factor,
+                                              FirstCounter(update.random_seed, h.step));
     case DType::kFloat:
       return Dispatch<float, float>(update, begin, end, h, options, clip_factor);
     case DType::kDouble:

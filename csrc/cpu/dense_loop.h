@@ -12,8 +12,8 @@ namespace tf_adadelta {
 // limit that the memory sets, for the benchmarks to measure against.
 enum class LoopKind { kAdadelta, kCopy };
 
-// Updates the elements [begin, end) of `update`. `options` is null where there are none;
-// `clip_factor` is that of this variable.
+// Updates the elements [begin, end) of `update`, or, of accumulators that are in blocks, those
+// blocks. `options` is null where there are none; `clip_factor` is that of this variable.
 using DenseLoop = void(LoopKind kind, DType dtype, const TensorUpdate& update, int64_t begin,
                        int64_t end, const Hyperparameters& hyperparameters, const Options* options,
                        double clip_factor);

@@ -79,6 +79,7 @@ double TF_ADADELTA_NORM_LOOP(DType dtype, const NormInput& input, int64_t begin,
       return Dispatch<BFloat16>(input, begin, end, grad_scale);
     case DType::kFloat:
     case DType::kFloatBFloat16State:
+    case DType::kFloatUInt8State:
       return Dispatch<float>(input, begin, end, grad_scale);
     case DType::kDouble:
       return Dispatch<double>(input, begin, end, grad_scale);

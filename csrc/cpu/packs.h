@@ -297,6 +297,10 @@ class Values {
   alignas(64) Compute values_[kSize];
 };
 
+// Whether elements are rounded one by one, but two of them share a word of random bits.
+template <typename Storage>
+inline constexpr bool kHasRandomHalves = !std::is_same_v<StateOf<Storage>, Storage>;
+
 // How single elements are rounded at random: a word for two of them is made once.
 template <int64_t kSize>
 class RandomHalves {

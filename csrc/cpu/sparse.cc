@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "adadelta.h"
+#include "block_codes.h"
 #include "cpu/flush_subnormals.h"
 #include "cpu/row_groups.h"
 #include "partition.h"
@@ -36,10 +37,11 @@ double HalfDecayOf(const SparseTensorUpdate& update, int64_t row, double rho, DT
                                  : HalfDecay<float>(rho, now, caught_up);
 }
 
-// Where a block that ends or begins within a row does so: two elements that share a word of random
-// bits are in one block.
-int64_t CutOf(int64_t column, int64_t row_elements) {
-  return column == row_elements ? column : column / 2 * 2;
+// Where a block that ends or begins within a row does so: elements that share a word of random
+// bits, or a scale of their accumulators, are in one block.
+int64_t CutOf(DType dtype, int64_t column, int64_t row_elements) {
+  const int64_t unit = dtype == DType::kFloatUInt8State ? kStateBlock : 2;
+  return column == row_elements ? column : column / unit * unit;
 }
 
 }  // namespace
@@ -83,12 +85,13 @@ void SparseUpdate(DType dtype, IndexType index_type, const std::vector<SparseTen
       for (int64_t j = first; j <= last; ++j) {
         half_decays.push_back(HalfDecayOf(update, groups[i].rows[j], hyperparameters.rho, dtype));
       }
-      instruction_set.sparse_loop(dtype, update,
-                                  {groups[i].rows.data() + first, groups[i].begins.data() + first,
-                                   groups[i].positions.data(), half_decays.data(), last - first + 1,
-                                   CutOf(begin - first * update.row_elements, update.row_elements),
-                                   CutOf(end - last * update.row_elements, update.row_elements)},
-                                  hyperparameters);
+      instruction_set.sparse_loop(
+          dtype, update,
+          {groups[i].rows.data() + first, groups[i].begins.data() + first,
+           groups[i].positions.data(), half_decays.data(), last - first + 1,
+           CutOf(dtype, begin - first * update.row_elements, update.row_elements),
+           CutOf(dtype, end - last * update.row_elements, update.row_elements)},
+          hyperparameters);
     });
   });
 

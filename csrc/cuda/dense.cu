@@ -66,6 +66,7 @@ cudaError_t LoadAll(bool options, bool averages, bool grad_accums) {
 std::string DenseUpdate(DType dtype, const std::vector<TensorUpdate>& updates,
                         const DeviceHyperparameters& hyperparameters, const DeviceOptions* options,
                         const Stream& stream) {
+  if (dtype == DType::kFloatUInt8State) return kNoBlocks;
   const CurrentDevice device(stream.device);
   if (device.error() != cudaSuccess) return Explain(device.error());
   return Explain(WithStorage(dtype, [&](auto storage) {
@@ -75,6 +76,7 @@ std::string DenseUpdate(DType dtype, const std::vector<TensorUpdate>& updates,
 }
 
 std::string LoadDenseKernels(DType dtype, bool options, bool averages, bool grad_accums) {
+  if (dtype == DType::kFloatUInt8State) return kNoBlocks;
   return Explain(WithStorage(dtype, [&](auto storage) {
     return LoadAll<decltype(storage)>(options, averages, grad_accums);
   }));

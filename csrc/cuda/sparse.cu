@@ -186,6 +186,7 @@ std::string SparseUpdate(DType dtype, IndexType index_type,
                          const std::vector<SparseTensorUpdate>& updates,
                          const DeviceHyperparameters& hyperparameters, const Allocate& allocate,
                          const Stream& stream) {
+  if (dtype == DType::kFloatUInt8State) return kNoBlocks;
   const CurrentDevice device(stream.device);
   if (device.error() != cudaSuccess) return Explain(device.error());
   const auto handle = static_cast<cudaStream_t>(stream.handle);

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "block_codes.h"
+
 namespace tf_adadelta {
 namespace {
 
@@ -129,6 +131,12 @@ Checker::Expected OneForEach(size_t count, const char* what) {
 
 constexpr char kLikeVariables[] = ", the dtype of variables[0]";
 
+// The shape of what is stored in blocks for a variable.
+Shape ShapeOfBlocks(const ArrayView& var) {
+  const int64_t rows = var.ndim > 0 ? var.shape[0] : 1;
+  return {rows, BytesOfRow(RowElements(rows, var.size()))};
+}
+
 // Checks the variables of a call with their averages; returns their dtype.
 DType CheckVariables(Checker* checker, const ViewList& vars, const ViewList& accums,
                      const ViewList& accum_updates) {
@@ -141,6 +149,11 @@ DType CheckVariables(Checker* checker, const ViewList& vars, const ViewList& acc
     dtype = DType::kFloatBFloat16State;
     state = accums[0].dtype;
   }
+  const bool in_blocks = dtype == DType::kFloat && accums[0].dtype == "uint8";
+  if (in_blocks) {
+    dtype = DType::kFloatUInt8State;
+    state = accums[0].dtype;
+  }
   for (size_t i = 0; i < vars.size(); ++i) {
     const Checker::Expected expected = {vars[0].dtype, kLikeVariables, ShapeOf(vars[i]),
                                         "the shape of its variable"};
@@ -148,6 +161,10 @@ DType CheckVariables(Checker* checker, const ViewList& vars, const ViewList& acc
     Checker::Expected of_state = expected;
     of_state.dtype = state;
     if (state != expected.dtype) of_state.dtype_of = ", the dtype of accums[0]";
+    if (in_blocks) {
+      of_state.shape = ShapeOfBlocks(vars[i]);
+      of_state.shape_of = "rows of blocks for those of its variable";
+    }
     checker->Check(accums[i], "accums", i, /*written=*/true, of_state);
     checker->Check(accum_updates[i], "accum_updates", i, /*written=*/true, of_state);
   }
@@ -158,10 +175,12 @@ template <typename Update>
 void SetRandomSeeds(const std::optional<std::vector<int64_t>>& seeds, std::vector<Update>* updates,
                     DType* dtype) {
   if (!seeds) {
-    if (*dtype != DType::kFloatBFloat16State) return;
-    throw py::type_error(
-        "accums[0] has dtype bfloat16, expected float32, the dtype of variables[0], where there "
-        "are no random_seeds");
+    const bool narrow = *dtype == DType::kFloatBFloat16State || *dtype == DType::kFloatUInt8State;
+    if (!narrow) return;
+    const std::string state = *dtype == DType::kFloatUInt8State ? "uint8" : "bfloat16";
+    throw py::type_error("accums[0] has dtype " + state +
+                         ", expected float32, the dtype of variables[0], where there are no "
+                         "random_seeds");
   }
   if (seeds->size() != updates->size()) {
     throw py::value_error("random_seeds has length " + std::to_string(seeds->size()) +
@@ -170,10 +189,11 @@ void SetRandomSeeds(const std::optional<std::vector<int64_t>>& seeds, std::vecto
   }
   if (updates->empty()) return;
   if (*dtype == DType::kBFloat16) *dtype = DType::kStochasticBFloat16;
-  if (*dtype != DType::kStochasticBFloat16 && *dtype != DType::kFloatBFloat16State) {
+  if (*dtype != DType::kStochasticBFloat16 && *dtype != DType::kFloatBFloat16State &&
+      *dtype != DType::kFloatUInt8State) {
     throw py::type_error(
-        "accums[0] is not bfloat16, as expected where there are random_seeds: only that is "
-        "rounded stochastically");
+        "accums[0] is neither bfloat16 nor uint8, as expected where there are random_seeds: only "
+        "those are rounded stochastically");
   }
   *updates = WithSeeds(std::move(*updates), seeds->data());
 }
@@ -244,6 +264,8 @@ DenseArrays::DenseArrays(const ViewList& vars, const ViewList& accums,
     void* const grad_accum = check_written(grad_accums, "grad_accums");
     updates.push_back({vars[i].data, accums[i].data, accum_updates[i].data, grads[i].data,
                        vars[i].size(), average, grad_accum});
+    updates.back().row_elements =
+        RowElements(vars[i].ndim > 0 ? vars[i].shape[0] : 1, vars[i].size());
   }
   if (clip_factors) {
     checker.Check(*clip_factors, "clip_factors", std::nullopt, /*written=*/false,

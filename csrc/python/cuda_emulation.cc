@@ -35,6 +35,12 @@ struct ScalarMaker {
   bool by_pointer;
 };
 
+void CheckHasKernel(DType dtype) {
+  if (dtype == DType::kFloatUInt8State) {
+    throw py::type_error("accumulators in uint8 have no kernel on a GPU");
+  }
+}
+
 void EmulateOnHost(const NumpyList& variables, const NumpyList& accums,
                    const NumpyList& accum_updates, const NumpyList& grads,
                    const std::optional<NumpyList>& averages,
@@ -51,6 +57,7 @@ void EmulateOnHost(const NumpyList& variables, const NumpyList& accums,
   DenseArrays arrays(views(variables), views(accums), views(accum_updates), views(grads),
                      views_of(averages), views_of(grad_accums));
   arrays.RoundAtRandom(random_seeds);
+  CheckHasKernel(arrays.dtype);
   const ScalarMaker scalar = {by_pointer};
   cuda::DeviceHyperparameters h = {
       scalar(learning_rate), scalar(rho), scalar(epsilon), {nullptr, step}};
@@ -188,6 +195,7 @@ std::vector<int64_t> EmulateSparseOnHost(const NumpyList& variables, const Numpy
   SparseArrays arrays(views(variables), views(accums), views(accum_updates), views(grads),
                       views(indices), clocks ? std::make_optional(views(*clocks)) : std::nullopt);
   arrays.RoundAtRandom(random_seeds);
+  CheckHasKernel(arrays.dtype);
   const cuda::DeviceHyperparameters h = {
       {nullptr, learning_rate}, {nullptr, rho}, {&epsilon, 0.0}, {&step, -1}};
   std::vector<int64_t> bad_positions;

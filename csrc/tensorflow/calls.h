@@ -33,6 +33,9 @@ inline std::vector<TensorUpdate> UpdatesOf(tensorflow::OpKernelContext* ctx, con
                        vars.tensor(inputs.at(Inputs::kVars, i))->NumElements(),
                        ResourceData(inputs, vars, Inputs::kAverages, i),
                        ResourceData(inputs, vars, Inputs::kGradAccums, i)});
+    const tensorflow::Tensor& var = *vars.tensor(inputs.at(Inputs::kVars, i));
+    updates.back().row_elements =
+        RowElements(var.dims() > 0 ? var.dim_size(0) : 1, var.NumElements());
   }
   return updates;
 }

@@ -78,6 +78,9 @@ absl::Status Unshare(OpKernelContext* ctx, const Inputs& inputs, const LockedVar
       case tensorflow::DT_BFLOAT16:
         status = PrepareToUpdateVariable<Device, Eigen::bfloat16>(ctx, tensor, false);
         break;
+      case tensorflow::DT_UINT8:
+        status = PrepareToUpdateVariable<Device, uint8_t>(ctx, tensor, false);
+        break;
       default:
         status = PrepareToUpdateVariable<Device, T>(ctx, tensor, false);
     }

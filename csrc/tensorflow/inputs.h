@@ -77,6 +77,9 @@ class Inputs {
   int num_variables() const { return sizes_[kGrads]; }
   int num_resources() const { return at(kGrads); }
   int size() const { return at(kNumLists); }
+  // Whether the accumulators are in blocks (block_codes.h).
+  bool has_blocks() const { return has_blocks_; }
+  void set_has_blocks(bool has_blocks) { has_blocks_ = has_blocks; }
   // Whether a list is one tensor with an element for each variable.
   static bool IsVector(List list) { return list == kClipFactors || list == kRandomSeeds; }
   bool has(List list) const { return sizes_[list] > 0; }
@@ -104,11 +107,13 @@ class Inputs {
  private:
   Sizes sizes_;
   std::array<int, kNumLists + 1> first_ = {};
+  bool has_blocks_ = false;
 };
 
 // How variables with gradients of `dtype` are stored.
 inline DType StorageOf(DType dtype, const Inputs& inputs) {
   if (!inputs.has(Inputs::kRandomSeeds)) return dtype;
+  if (inputs.has_blocks()) return DType::kFloatUInt8State;
   return dtype == DType::kFloat ? DType::kFloatBFloat16State : DType::kStochasticBFloat16;
 }
 

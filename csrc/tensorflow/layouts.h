@@ -20,14 +20,21 @@ inline absl::Status CheckLength(const char* list, int length, int num_variables)
                                                  ", one for each variable"));
 }
 
-// Checks what is rounded at random; returns whether anything is.
+// Checks what is rounded at random; returns whether anything is, and whether that is in blocks.
 template <typename Context>
-absl::Status GetRandom(Context* context, bool* random) {
+absl::Status GetRandom(Context* context, bool* random, bool* blocks) {
   int length;
-  tensorflow::DataType dtype;
+  tensorflow::DataType dtype, state;
   TF_RETURN_IF_ERROR(context->GetAttr("num_random", &length));
   TF_RETURN_IF_ERROR(context->GetAttr("T", &dtype));
+  TF_RETURN_IF_ERROR(context->GetAttr("state", &state));
   *random = length > 0;
+  *blocks = state == tensorflow::DT_UINT8;
+  if (*blocks && (!*random || dtype != tensorflow::DT_FLOAT)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("state is uint8 for variables of dtype ", tensorflow::DataTypeString(dtype),
+                     ", expected float, and random_seeds"));
+  }
   const bool has_random = dtype == tensorflow::DT_BFLOAT16 || dtype == tensorflow::DT_FLOAT;
   if (!*random || (length == 2 && has_random)) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat(
@@ -40,7 +47,8 @@ inline tensorflow::DataType ResourceType(const Inputs& inputs, Inputs::List list
                                          tensorflow::DataType dtype) {
   if (list == Inputs::kClocks) return tensorflow::DT_INT64;
   const bool state = list == Inputs::kAccums || list == Inputs::kAccumUpdates;
-  return state && inputs.has(Inputs::kRandomSeeds) ? tensorflow::DT_BFLOAT16 : dtype;
+  if (!state || !inputs.has(Inputs::kRandomSeeds)) return dtype;
+  return inputs.has_blocks() ? tensorflow::DT_UINT8 : tensorflow::DT_BFLOAT16;
 }
 
 // What an error message says of where that dtype comes from.
@@ -62,10 +70,11 @@ absl::Status GetDenseLayout(Context* context, std::optional<Inputs>* inputs) {
   TF_RETURN_IF_ERROR(context->GetAttr("num_options", &num_options));
   TF_RETURN_IF_ERROR(CheckLength("averages", num_averages, n));
   TF_RETURN_IF_ERROR(CheckLength("grad_accums", num_grad_accums, n));
-  bool random;
-  TF_RETURN_IF_ERROR(GetRandom(context, &random));
+  bool random, blocks;
+  TF_RETURN_IF_ERROR(GetRandom(context, &random, &blocks));
   const bool options = num_options > 0;
   *inputs = Inputs::Dense(n, {num_averages > 0, num_grad_accums > 0, options, random});
+  (*inputs)->set_has_blocks(blocks);
   const int expected = (*inputs)->at(Inputs::kStep) - (*inputs)->at(Inputs::kGradScale);
   if (num_options != expected || (!options && num_averages + num_grad_accums > 0)) {
     return absl::InvalidArgumentError(
@@ -81,9 +90,10 @@ absl::Status GetSparseLayout(Context* context, std::optional<Inputs>* inputs) {
   TF_RETURN_IF_ERROR(context->GetAttr("N", &n));
   TF_RETURN_IF_ERROR(context->GetAttr("num_clocks", &num_clocks));
   TF_RETURN_IF_ERROR(CheckLength("clocks", num_clocks, n));
-  bool random;
-  TF_RETURN_IF_ERROR(GetRandom(context, &random));
+  bool random, blocks;
+  TF_RETURN_IF_ERROR(GetRandom(context, &random, &blocks));
   *inputs = Inputs::Sparse(n, num_clocks > 0, random);
+  (*inputs)->set_has_blocks(blocks);
   return absl::OkStatus();
 }
 

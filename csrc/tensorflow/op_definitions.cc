@@ -59,6 +59,8 @@ absl::Status ResourceShapes(InferenceContext* c, const Inputs& inputs, int i,
     const int input = inputs.at(list, i);
     ShapeHandle shape;
     TF_RETURN_IF_ERROR(VariableShape(c, input, dtype, inputs, &shape));
+    // That of blocks is checked when the op runs.
+    if (ResourceType(inputs, list, dtype) == tensorflow::DT_UINT8) continue;
     TF_RETURN_IF_ERROR(Merge(c, inputs, input, shape, kLikeVariable, expected));
   }
   return absl::OkStatus();
@@ -169,6 +171,7 @@ REGISTER_OP("FusedAdadeltaApply")
     .Attr("num_grad_accums: int >= 0")
     .Attr("num_options: int >= 0")
     .Attr("num_random: int >= 0 = 0")
+    .Attr("state: {bfloat16, uint8} = DT_BFLOAT16")
     .Attr("T: {half, bfloat16, float, double}")
     .Attr("use_locking: bool = false")
     .SetIsStateful()
@@ -202,7 +205,11 @@ options: None, or six: grad_scale, update, clip_factors, clipvalue, weight_decay
 random: None: what is stored is rounded to the nearest. Two: step and random_seeds. With T = bfloat16
   it is rounded stochastically, by bits that depend on the seed of the variable, of which
   random_seeds has one for each, on the step and on the place of the element alone. With T = float
-  accums and accum_updates are bfloat16, and rounded so; everything else is float.
+  accums and accum_updates are bfloat16, or what `state` says, and rounded so; everything else is
+  float.
+state: With T = float and random: bfloat16, or uint8: accums and accum_updates are in 8 bits, with a
+  scale for each 256 elements of a row: of the shape [rows, row_elements + row_elements / 256,
+  rounded up] for a variable of the shape [rows, ...], a scalar being a row (csrc/block_codes.h).
 use_locking: Accepted for symmetry with ResourceApplyAdadelta. A dense update of resource variables
   holds the locks of all of them either way, in the order of their addresses.
 )doc");
@@ -221,6 +228,7 @@ REGISTER_OP("FusedAdadeltaSparseApply")
     .Attr("N: int >= 1")
     .Attr("num_clocks: int >= 0")
     .Attr("num_random: int >= 0 = 0")
+    .Attr("state: {bfloat16, uint8} = DT_BFLOAT16")
     .Attr("T: {half, bfloat16, float, double}")
     .Attr("Tindices: {int32, int64}")
     .Attr("use_locking: bool = false")
@@ -239,6 +247,7 @@ clocks: None: only the rows that have a gradient change, as in ResourceSparseApp
   count of updates that the row has caught up with, and one more, the count of updates of the
   variable. rho must be the same as long as a row is behind.
 random: As in FusedAdadeltaApply.
+state: As in FusedAdadeltaApply.
 use_locking: As in FusedAdadeltaApply.
 )doc");
 

@@ -5,6 +5,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "block_codes.h"
+#include "tensor_update.h"
 
 namespace tf_adadelta {
 namespace {
@@ -30,6 +32,14 @@ absl::Status Mismatch(const std::string& what, const TensorShape& shape,
 absl::Status Mismatch(const std::string& what, const TensorShape& shape, const Dimensions& expected,
                       const std::string& why) {
   return Mismatch(what, shape, absl::StrCat("[", absl::StrJoin(expected, ","), "]"), why);
+}
+
+// The shape of an accumulator of a variable, and what it is.
+TensorShape StateShape(const Inputs& inputs, const TensorShape& var, const char** what) {
+  if (!inputs.has_blocks()) return var;
+  const int64_t rows = var.dims() > 0 ? var.dim_size(0) : 1;
+  *what = "rows of blocks for those of ";
+  return TensorShape({rows, BytesOfRow(RowElements(rows, var.num_elements()))});
 }
 
 // What only a variable with a sparse gradient has.
@@ -68,16 +78,19 @@ absl::Status CheckShapes(const Inputs& inputs, const std::function<const TensorS
                          const std::function<std::string(int)>& describe) {
   const Inputs::List first = inputs.has(Inputs::kVars) ? Inputs::kVars : Inputs::kGrads;
   for (int i = 0; i < inputs.num_variables(); ++i) {
-    const TensorShape& expected = shape(inputs.at(first, i));
+    const TensorShape& var = shape(inputs.at(first, i));
     const auto name = [&] { return describe(inputs.at(first, i)); };
     for (const Inputs::List list : {Inputs::kAccums, Inputs::kAccumUpdates, Inputs::kAverages,
                                     Inputs::kGradAccums, Inputs::kGrads}) {
       if (!inputs.has(list)) continue;
       if (list == Inputs::kGrads && inputs.has(Inputs::kIndices)) continue;
       const int input = inputs.at(list, i);
+      const char* what = "the shape of ";
+      const bool state = list == Inputs::kAccums || list == Inputs::kAccumUpdates;
+      const TensorShape expected = state ? StateShape(inputs, var, &what) : var;
       if (shape(input) != expected) {
         return Mismatch(describe(input), shape(input), expected.DebugString(),
-                        absl::StrCat("the shape of ", name()));
+                        absl::StrCat(what, name()));
       }
     }
     if (inputs.has(Inputs::kIndices)) {

@@ -43,6 +43,10 @@ ffi::ErrorOr<XlaCall> XlaCall::From(ffi::Span<const int64_t> sizes,
   }
   const ffi::ErrorOr<DType> dtype = ToDType(call.Buffer(Inputs::kGrads, 0).element_type());
   if (!dtype.has_value()) return ffi::Unexpected(dtype.error());
+  if (call.inputs_.has(Inputs::kAccums)) {
+    const ffi::DataType state = call.Buffer(Inputs::kAccums, 0).element_type();
+    call.inputs_.set_has_blocks(state == ffi::DataType::U8);
+  }
   call.dtype_ = StorageOf(*dtype, call.inputs_);
   return call;
 }
@@ -100,6 +104,9 @@ std::vector<TensorUpdate> XlaCall::Updates() const {
                        Data(Inputs::kAccumUpdates, i), Data(Inputs::kGrads, i),
                        static_cast<int64_t>(Buffer(Inputs::kVars, i).element_count()),
                        Data(Inputs::kAverages, i), Data(Inputs::kGradAccums, i)});
+    const auto dimensions = Buffer(Inputs::kVars, i).dimensions();
+    updates.back().row_elements =
+        RowElements(dimensions.size() > 0 ? dimensions[0] : 1, updates.back().count);
   }
   return updates;
 }
