@@ -94,7 +94,13 @@ class Work:
                 **chosen,
             ),
             "norms": functools.partial(kernels.squared_norms, self.grad, **chosen),
-            "copy": functools.partial(kernels.copy_streams, *self.state, self.grad, **chosen),
+            # Of arrays of its own, which it fills with what are no averages.
+            "copy": functools.partial(
+                kernels.copy_streams,
+                *(array.copy() for array in self.state),
+                self.grad,
+                **chosen,
+            ),
         }
         if self.is_random:
             del calls["norms"]  # Which are those of the other forms.
