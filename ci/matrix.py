@@ -26,7 +26,7 @@ DISTRIBUTIONS = ("tensorflow", "tensorflow-cpu")
 KERAS = {"oldest": "lowest-direct", "newest": "highest"}
 
 # What touches the build, the ops, XLA and the optimizer.
-QUICK = ("build", "kernels", "ops", "op_options", "xla", "optimizer")
+QUICK = ("build", "kernels", "stochastic_rounding", "ops", "op_options", "xla", "optimizer")
 QUICK_TESTS = [f"tests/test_{name}.py" for name in QUICK]
 
 
