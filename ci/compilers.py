@@ -35,6 +35,7 @@ PAGE = ROOT / "docs" / "compilers.md"
 TESTS = (
     "test_kernels.py",
     "test_sparse_kernel.py",
+    "test_stochastic_rounding.py",
     "test_cuda_kernel.py",
     "test_cuda_sparse_kernel.py",
 )
@@ -137,6 +138,7 @@ def build_all(
     step = steps.rows[-1]
     text = printed or Path(str(step["detail"]).removeprefix("see ")).read_text()
     found = {
+        "jobs": jobs,
         "build_s": step["seconds"],
         "warnings": len(re.findall(r"warning: |error: .*\[-W", text)),
     }
@@ -190,18 +192,18 @@ def write_page(rows: list[dict[str, object]]) -> None:
         "# Compilers",
         "",
         "Written by `python ci/compilers.py`. Each compiler built the core, the extension module",
-        "and the op library, with `-Wall -Wextra -Werror`, a file at a time; then the tests of the",
-        f"kernels ran with what it built. On {machine()}.",
+        "and the op library, with `-Wall -Wextra -Werror`, as many files at once as *jobs* says;",
+        f"then the tests of the kernels ran with what it built. On {machine()}.",
         "",
-        "| compiler | version | on | TensorFlow's headers | build | warnings | tests | date |",
-        "|:--|:--|:--|:--|--:|--:|:--|:--|",
+        "| compiler | version | on | headers of | jobs | build | warnings | tests | date |",
+        "|:--|:--|:--|:--|--:|--:|--:|:--|:--|",
     ]
     for row in rows:
         version = re.search(r"\d+\.\d+\.\d+", str(row["version"]))
         lines.append(
             f"| {row['compiler']} | {version[0] if version else row['version']} "
-            f"| {row['distribution']}, Python {row['python']} | {row['tensorflow']} "
-            f"| {row.get('build_s', '')} s | {row.get('warnings', '')} "
+            f"| {row['distribution']}, Python {row['python']} | TensorFlow {row['tensorflow']} "
+            f"| {row.get('jobs', 1)} | {row.get('build_s', '')} s | {row.get('warnings', '')} "
             f"| {'' if row['passed'] else '**failed** '}{row.get('tests', '')} | {row['date']} |"
         )
     PAGE.write_text("\n".join(lines) + "\n")

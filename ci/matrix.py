@@ -26,7 +26,7 @@ DISTRIBUTIONS = ("tensorflow", "tensorflow-cpu")
 KERAS = {"oldest": "lowest-direct", "newest": "highest"}
 
 # What touches the build, the ops, XLA and the optimizer.
-QUICK = ("build", "kernels", "ops", "op_options", "xla", "optimizer")
+QUICK = ("build", "kernels", "stochastic_rounding", "ops", "op_options", "xla", "optimizer")
 QUICK_TESTS = [f"tests/test_{name}.py" for name in QUICK]
 
 
@@ -77,7 +77,7 @@ def run_cell(cell: Cell, arguments: argparse.Namespace) -> dict[str, object]:
             f"{cell.distribution}=={cell.tensorflow}.*", "keras", "--resolution", KERAS[cell.keras]
         )
         sources = copy_sources(folder / "tf_adadelta")
-        report = install(environment, sources, arguments)
+        report = install(environment, sources, cell, arguments)
         running = report["running"]
         result |= {
             "tensorflow": running["tensorflow"],
@@ -97,7 +97,9 @@ def run_cell(cell: Cell, arguments: argparse.Namespace) -> dict[str, object]:
     return result
 
 
-def install(environment: Environment, sources: Path, arguments: argparse.Namespace) -> dict:
+def install(
+    environment: Environment, sources: Path, cell: Cell, arguments: argparse.Namespace
+) -> dict:
     """Installs the package and returns its own report of the build."""
     environment.install(*BUILD_TOOLS)
     # Nothing that is there gives way to another version.
@@ -108,9 +110,7 @@ def install(environment: Environment, sources: Path, arguments: argparse.Namespa
         environment.install(
             "tf_adadelta", "--no-index", "--offline", "--find-links", arguments.wheel_house
         )
-        extras = environment.run(
-            [environment.python, "-c", EXTRA_REQUIREMENTS, sources / "pyproject.toml"]
-        )
+        extras = environment.run([environment.python, "-c", EXTRA_REQUIREMENTS, cell.distribution])
         environment.install(*extras.split(), "--constraint", constraints)
     else:
         environment.install(
@@ -126,13 +126,16 @@ def install(environment: Environment, sources: Path, arguments: argparse.Namespa
     return json.loads(printed)
 
 
-# Prints what the extra "test" of the installed package requires.
+# Prints what the extra "test" of the installed package requires, but for what would bring a second
+# TensorFlow: a wheel for all of them says `tensorflow`, and tf-keras requires that by name.
 EXTRA_REQUIREMENTS = """
-import importlib.metadata
+import importlib.metadata, sys
 from packaging.requirements import Requirement
+there = {"tensorflow"} if sys.argv[1] == "tensorflow" else {"tensorflow", "tf-keras"}
 for text in importlib.metadata.requires("tf_adadelta"):
     requirement = Requirement(text)
-    if requirement.marker and requirement.marker.evaluate({"extra": "test"}):
+    wanted = requirement.marker and requirement.marker.evaluate({"extra": "test"})
+    if wanted and requirement.name not in there:
         print(str(requirement).split(";")[0].replace(" ", ""))
 """
 
