@@ -279,7 +279,8 @@ TF_ADADELTA_INLINE void Adadelta(const TensorUpdate& update, int64_t begin, int6
 // A step that does not update.
 template <typename Storage, typename Compute, bool kAverage>
 TF_ADADELTA_INLINE void Accumulate(const TensorUpdate& update, int64_t begin, int64_t end,
-                                   const OptionScalars<Compute>& options, uint32_t counter) {
+                                   const OptionScalars<Compute>& options,
+                                   [[maybe_unused]] uint32_t counter) {
   // To g++ 9 what only a discarded branch names is not used.
   [[maybe_unused]] const Storage* __restrict__ const var = static_cast<const Storage*>(update.var);
   const Storage* __restrict__ const grad = static_cast<const Storage*>(update.grad);

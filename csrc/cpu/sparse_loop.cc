@@ -26,7 +26,7 @@ class Accumulator {
 
   TF_ADADELTA_INLINE Accumulator(State* chunk, int64_t) : chunk_(chunk) {}
   template <typename Count>
-  TF_ADADELTA_INLINE Compute Get(int64_t i, Count count) const {
+  TF_ADADELTA_INLINE Compute Get(int64_t i, [[maybe_unused]] Count count) const {
     if constexpr (std::is_same_v<State, Element>) {
       return LoadPack(chunk_ + i, count);
     } else {
@@ -34,7 +34,7 @@ class Accumulator {
     }
   }
   template <typename Count>
-  TF_ADADELTA_INLINE void Set(int64_t i, Count count, const Compute& value,
+  TF_ADADELTA_INLINE void Set(int64_t i, [[maybe_unused]] Count count, const Compute& value,
                               RoundingOf<Element> rounding) {
     if constexpr (std::is_same_v<State, Element>) {
       StorePack(value, rounding, chunk_ + i, count);

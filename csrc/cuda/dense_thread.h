@@ -94,7 +94,8 @@ void ForEachDenseLaunch(const std::vector<TensorUpdate>& updates, int64_t elemen
           hyperparameters.random.seeds ? hyperparameters.random.seeds + i : nullptr;
       tensor.seed = update.random_seed;
       tensor.first_word = 0;
-      static_assert(tensor.kStates[0] == Kind::kAccum && tensor.kStates[1] == Kind::kAccumUpdate);
+      static_assert(Kind::Tensor::kStates[0] == Kind::kAccum &&
+                    Kind::Tensor::kStates[1] == Kind::kAccumUpdate);
     }
   }
   ForEachLaunch<Kind>(std::move(tensors), element_size, scalars, visit, max_blocks);
