@@ -1,9 +1,9 @@
 """What rounding makes of training in bfloat16. `python -m benchmarks.rounding`.
 
 A network learns each data set from the same initial weights and in the same batches with all that
-it is made of in float32, with the averages of the optimizer alone in bfloat16, in bfloat16 rounded
-to the nearest, and in bfloat16 rounded stochastically, over several seeds. The learning rate
-decays to 0, where steps become too small for the distance of two bfloat16.
+it is made of in float32, with the averages of the optimizer alone in bfloat16 or in 8 bits, in
+bfloat16 rounded to the nearest, and in bfloat16 rounded stochastically, over several seeds. The
+learning rate decays to 0, where steps become too small for the distance of two bfloat16.
 """
 
 import dataclasses
@@ -26,6 +26,7 @@ import matplotlib.pyplot as plt
 FORMS = {
     "float32": ("float32", {}),
     "float32, averages in bfloat16": ("float32", {"state_dtype": "bfloat16"}),
+    "float32, averages in 8 bits": ("float32", {"state_dtype": "uint8"}),
     "bfloat16, to the nearest": ("bfloat16", {}),
     "bfloat16, stochastic": ("bfloat16", {"stochastic_rounding": True}),
 }
