@@ -391,6 +391,7 @@ def test_dtypes(tmp_path):
         "bfloat16, stochastic",
         "float32",
         "float32, averages in bfloat16",
+        "float32, averages in 8 bits",
     }
     assert {row["instruction_set"] for row in rows} == set(kernels.instruction_sets())
     assert "of its copy limit" in (tmp_path / "dtypes.md").read_text()
