@@ -18,7 +18,7 @@ from benchmarks.contestants import EPSILON, LEARNING_RATE, RHO, Prepared
 from benchmarks.environment import describe_environment
 from benchmarks.report import environment_table, markdown_table
 from benchmarks.timing import burst_on_cpu, measure
-from tf_adadelta import kernels
+from tf_adadelta import _block_codes, kernels
 
 _DTYPES = {name: tf.as_dtype(name).as_numpy_dtype for name in ("float16", "bfloat16", "float32")}
 _STOCHASTIC = "bfloat16, stochastic"  # Rounded so, beside bfloat16 rounded to the nearest.
@@ -30,7 +30,6 @@ _DTYPES[_BLOCKS] = _DTYPES["float32"]
 _HYPERPARAMETERS = {"learning_rate": LEARNING_RATE, "rho": RHO, "epsilon": EPSILON}
 _WIDTH = 64
 _DENSE_WIDTH = 1024
-_BLOCK = 256  # The elements of a row that share a scale.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,8 +53,7 @@ class Work:
     def __init__(self, dtype: str, elements: int, rows: int) -> None:
         rng = np.random.default_rng(0)
         numbers = rng.standard_normal(2**20, np.float32).astype(_DTYPES[dtype])
-        self.grad = np.resize(numbers, elements)
-        self.grad = self.grad.reshape(-1, _DENSE_WIDTH)
+        self.grad = np.resize(numbers, (elements // _DENSE_WIDTH, _DENSE_WIDTH))
         variable = np.zeros(elements, _DTYPES[dtype])
         self.state, self.tables = (
             [variable.reshape(-1, width), *(_average(dtype, elements, width) for _ in range(2))]
@@ -116,10 +114,10 @@ class Work:
 
 def _average(dtype: str, elements: int, width: int) -> np.ndarray:
     """Returns an average of a variable with rows of that width, all zeros."""
+    shape = (elements // width, width)
     if dtype == _BLOCKS:
-        return np.zeros((elements // width, width + -(-width // _BLOCK)), np.uint8)
-    stored = _DTYPES["bfloat16" if dtype == _NARROW_STATE else dtype]
-    return np.zeros((elements // width, width), stored)
+        return np.zeros(_block_codes.stored_shape(shape), np.uint8)
+    return np.zeros(shape, _DTYPES["bfloat16" if dtype == _NARROW_STATE else dtype])
 
 
 def _run(

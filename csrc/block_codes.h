@@ -29,8 +29,7 @@ inline constexpr uint8_t kLargestCode = 0xfd;
 inline constexpr uint8_t kInfinityCode = 0xfe;
 inline constexpr uint8_t kNanCode = 0xff;
 
-// The bits of a number of 2^18 steps, in which the largest codes begin: there are 14 doublings of
-// the 16 steps of code 16.
+// The largest codes are those from 2^18 steps on: code 16 has 16 steps, which double 14 times.
 inline constexpr uint32_t kExponentOfStep = 18;
 // The mantissa of the largest code.
 inline constexpr uint32_t kMantissaOfLargest = (kLargestCode & 15u) << 19;

@@ -200,11 +200,9 @@ def test_sparse_rows_are_those_of_the_dense_update(shape, exact):
 def test_idle_rows_are_unbiased():
     """What rows owe after idle steps, and step after step: right in the mean, down to zero."""
     shape, rho = (400, 64), 0.9
-    state = [[np.zeros(shape, np.float32)], *([encode(np.ones(shape))] for _ in range(2))]
     rng = np.random.default_rng(0)
     start = np.exp(rng.standard_normal(shape)).astype(np.float32)
-    for role in state[1:]:
-        role[0] = encode(start)
+    state = [[np.zeros(shape, np.float32)], *([encode(start)] for _ in range(2))]
     expected = decode(state[1][0], shape).astype(np.float64)
     zero = np.zeros(shape, np.float32)
     for step in range(30):

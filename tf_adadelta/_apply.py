@@ -48,7 +48,7 @@ def apply_group(
     """Updates a group of variables by gradients as `grads_of` returns them."""
     handles = group.handles()
     random = rounding.inputs(group.variables) if rounding is not None else []
-    state = group.slot_dtype if group.slot_dtype == tf.uint8 else tf.bfloat16
+    state = ops.state_of(group.dtype, group.slot_dtype)
     scalars = {name: ops.as_hyperparameter(value) for name, value in hyperparameters.items()}
     if group.index_dtype is None:
         return ops.apply_handles(

@@ -28,6 +28,16 @@ def stored_shape(shape: Sequence[int]) -> tuple[int, int]:
     return rows, row_elements + _blocks_of(row_elements)
 
 
+def from_stored(stored: Any, shape: Sequence[int]) -> Any:
+    """Returns the values of what is stored for a variable: decoded, or as they are."""
+    return decode(stored, shape) if stored.dtype == tf.uint8 else stored
+
+
+def to_stored(values: Any, shape: Sequence[int], dtype: tf.DType) -> tf.Tensor:
+    """Returns what is stored in that dtype for the values of a variable of this shape."""
+    return encode(tf.reshape(values, shape)) if dtype == tf.uint8 else tf.cast(values, dtype)
+
+
 def encode(values: Any) -> tf.Tensor:
     """Returns what is stored for float32 values, rounded to the nearest.
 

@@ -40,9 +40,8 @@ class RowClock:
 
     def up_to_date(self, slot: tf.Variable) -> tf.Tensor:
         """Returns the true values of one of the slots and changes nothing."""
-        if slot.dtype == tf.uint8:
-            slot = _block_codes.decode(slot, self._shape)
-        return ops.up_to_date(slot, self.counts, self._rho)
+        stored = _block_codes.from_stored(slot, self._shape)
+        return ops.up_to_date(stored, self.counts, self._rho)
 
     def catch_up(self) -> None:
         """Brings both slots up to date, on each replica."""
@@ -50,6 +49,5 @@ class RowClock:
 
     def _catch_up_here(self, _: str) -> None:
         for slot in self._slots:
-            values = self.up_to_date(slot)
-            slot.assign(_block_codes.encode(values) if slot.dtype == tf.uint8 else values)
+            slot.assign(_block_codes.to_stored(self.up_to_date(slot), self._shape, slot.dtype))
         self.counts.assign(tf.fill(self.counts.shape, self.counts[-1]))

@@ -24,8 +24,6 @@ class Slot(Variable):
     """
 
     clock: RowClock | None = None
-    _shown_dtype: str
-    _shown_shape: tuple[int, ...]
     _on_graph: Callable[[], None]
 
     @classmethod
@@ -45,8 +43,8 @@ class Slot(Variable):
             on_graph: Called when a graph takes what is stored for the true values.
         """
         variable.__class__ = cls
-        variable._shown_dtype = variable._dtype = dtype
-        variable._shown_shape = variable._shape = shape
+        variable._dtype = dtype
+        variable._shape = shape
         variable._on_graph = on_graph
 
     @classmethod
@@ -54,32 +52,26 @@ class Slot(Variable):
         """Makes a variable of Keras's again of a slot, with its true values."""
         slot.caught_up()
         if slot._is_narrow:
-            dtype = slot.dtype
             values = slot._decoded(slot.stored)
             slot._value = tf.Variable(values, trainable=False, name=slot.name)
-            slot._dtype = dtype
         slot.__class__ = Variable
-        for name in ("clock", "_on_graph", "_shown_dtype", "_shown_shape"):
+        for name in ("clock", "_on_graph"):
             vars(slot).pop(name, None)
 
     @property
     def dtype(self) -> str:
         """The dtype that whoever reads it sees."""
-        return self._shown_dtype if self._is_narrow else super().dtype
+        return self._dtype if self._is_narrow else super().dtype
 
     @property
     def _is_narrow(self) -> bool:
-        return self._value.dtype != self._shown_dtype
+        return self._value.dtype != self._dtype
 
     def _decoded(self, stored: Any) -> tf.Tensor:
-        if stored.dtype == tf.uint8:
-            return _block_codes.decode(stored, self._shown_shape)
-        return tf.cast(stored, self.dtype)
+        return tf.cast(_block_codes.from_stored(stored, self._shape), self.dtype)
 
     def _encoded(self, values: Any) -> tf.Tensor:
-        if self._value.dtype == tf.uint8:
-            return _block_codes.encode(tf.reshape(values, self._shown_shape))
-        return tf.cast(values, self._value.dtype)
+        return _block_codes.to_stored(values, self._shape, self._value.dtype)
 
     @property
     def stored(self) -> tf.Variable:

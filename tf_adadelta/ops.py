@@ -128,7 +128,7 @@ def fused_adadelta_apply(
         **_as_hyperparameters(learning_rate, rho, epsilon),
         options=options,
         random=_as_random(random_seeds, step, dtype, len(grads)),
-        state=_state_of(lists),
+        state=state_of(dtype, lists["accums"][0].dtype),
         use_locking=use_locking,
     )
 
@@ -257,7 +257,7 @@ def fused_adadelta_sparse_apply(
         indices=indices,
         **_as_hyperparameters(learning_rate, rho, epsilon),
         random=_as_random(random_seeds, step, dtype, len(grads)),
-        state=_state_of(lists),
+        state=state_of(dtype, lists["accums"][0].dtype),
         use_locking=use_locking,
     )
 
@@ -411,6 +411,12 @@ def random_inputs(random_seeds: Any, step: Any) -> list[tf.Tensor]:
     return [tf.cast(step, tf.int64), tf.cast(random_seeds, tf.int64)]
 
 
+def state_of(dtype: tf.DType, accum_dtype: tf.DType) -> tf.DType:
+    """Returns what an op takes averages to be stored in that are rounded stochastically."""
+    in_blocks = dtype == tf.float32 and accum_dtype == tf.uint8
+    return tf.uint8 if in_blocks else tf.bfloat16
+
+
 def as_hyperparameter(value: Any) -> tf.Tensor:
     """Returns a number, tensor or variable as the float64 tensor that the op takes."""
     if isinstance(value, (bool, int, float)):
@@ -476,11 +482,6 @@ def _as_random(random_seeds: Any, step: Any, dtype: tf.DType, count: int) -> lis
     return random_inputs(seeds, step)
 
 
-def _state_of(lists: dict[str, list[Any]]) -> tf.DType:
-    """Returns what averages are stored in that are rounded stochastically."""
-    return tf.uint8 if lists["accums"][0].dtype == tf.uint8 else tf.bfloat16
-
-
 def _check_lengths(lists: Mapping[str, Sequence[Any]]) -> None:
     expected = len(next(iter(lists.values())))
     for name, values in lists.items():
@@ -504,9 +505,8 @@ def _check_dtypes(lists: dict[str, list[Any]], random: bool = False) -> tf.DType
         if name == "clocks":
             expected, why = tf.int64, ""
         elif random and name in ("accums", "accum_updates"):
-            expected, why = _state_of(lists), ", where there are random_seeds"
-            if expected == tf.uint8 and first.dtype != tf.float32:
-                expected = tf.bfloat16
+            expected = state_of(first.dtype, lists["accums"][0].dtype)
+            why = ", where there are random_seeds"
         for i, variable in enumerate(variables):
             if variable.dtype != expected:
                 raise TypeError(

@@ -9,9 +9,6 @@
 
 namespace tf_adadelta::cuda {
 
-// What is said of accumulators in blocks (block_codes.h).
-inline constexpr char kNoBlocks[] = "accumulators in uint8 have no kernel on a GPU";
-
 // Makes a device the current one while it lives. Fails where the driver is too old for the kernels.
 class CurrentDevice {
  public:

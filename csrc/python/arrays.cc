@@ -131,6 +131,11 @@ Checker::Expected OneForEach(size_t count, const char* what) {
 
 constexpr char kLikeVariables[] = ", the dtype of variables[0]";
 
+// Whether the accumulators have another dtype than their variable.
+bool HasStateOfItsOwn(DType dtype) {
+  return dtype == DType::kFloatBFloat16State || dtype == DType::kFloatUInt8State;
+}
+
 // The shape of what is stored in blocks for a variable.
 Shape ShapeOfBlocks(const ArrayView& var) {
   const int64_t rows = var.ndim > 0 ? var.shape[0] : 1;
@@ -145,15 +150,9 @@ DType CheckVariables(Checker* checker, const ViewList& vars, const ViewList& acc
   if (vars.empty()) return DType::kFloat;
   DType dtype = ToDType(vars[0], "variables[0]");
   std::string state = vars[0].dtype;
-  if (dtype == DType::kFloat && accums[0].dtype == "bfloat16") {
-    dtype = DType::kFloatBFloat16State;
-    state = accums[0].dtype;
-  }
-  const bool in_blocks = dtype == DType::kFloat && accums[0].dtype == "uint8";
-  if (in_blocks) {
-    dtype = DType::kFloatUInt8State;
-    state = accums[0].dtype;
-  }
+  if (dtype == DType::kFloat && accums[0].dtype == "bfloat16") dtype = DType::kFloatBFloat16State;
+  if (dtype == DType::kFloat && accums[0].dtype == "uint8") dtype = DType::kFloatUInt8State;
+  if (HasStateOfItsOwn(dtype)) state = accums[0].dtype;
   for (size_t i = 0; i < vars.size(); ++i) {
     const Checker::Expected expected = {vars[0].dtype, kLikeVariables, ShapeOf(vars[i]),
                                         "the shape of its variable"};
@@ -161,7 +160,7 @@ DType CheckVariables(Checker* checker, const ViewList& vars, const ViewList& acc
     Checker::Expected of_state = expected;
     of_state.dtype = state;
     if (state != expected.dtype) of_state.dtype_of = ", the dtype of accums[0]";
-    if (in_blocks) {
+    if (dtype == DType::kFloatUInt8State) {
       of_state.shape = ShapeOfBlocks(vars[i]);
       of_state.shape_of = "rows of blocks for those of its variable";
     }
@@ -175,8 +174,7 @@ template <typename Update>
 void SetRandomSeeds(const std::optional<std::vector<int64_t>>& seeds, std::vector<Update>* updates,
                     DType* dtype) {
   if (!seeds) {
-    const bool narrow = *dtype == DType::kFloatBFloat16State || *dtype == DType::kFloatUInt8State;
-    if (!narrow) return;
+    if (!HasStateOfItsOwn(*dtype)) return;
     const std::string state = *dtype == DType::kFloatUInt8State ? "uint8" : "bfloat16";
     throw py::type_error("accums[0] has dtype " + state +
                          ", expected float32, the dtype of variables[0], where there are no "
@@ -189,8 +187,7 @@ void SetRandomSeeds(const std::optional<std::vector<int64_t>>& seeds, std::vecto
   }
   if (updates->empty()) return;
   if (*dtype == DType::kBFloat16) *dtype = DType::kStochasticBFloat16;
-  if (*dtype != DType::kStochasticBFloat16 && *dtype != DType::kFloatBFloat16State &&
-      *dtype != DType::kFloatUInt8State) {
+  if (*dtype != DType::kStochasticBFloat16 && !HasStateOfItsOwn(*dtype)) {
     throw py::type_error(
         "accums[0] is neither bfloat16 nor uint8, as expected where there are random_seeds: only "
         "those are rounded stochastically");

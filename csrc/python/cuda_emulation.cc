@@ -36,9 +36,7 @@ struct ScalarMaker {
 };
 
 void CheckHasKernel(DType dtype) {
-  if (dtype == DType::kFloatUInt8State) {
-    throw py::type_error("accumulators in uint8 have no kernel on a GPU");
-  }
+  if (dtype == DType::kFloatUInt8State) throw py::type_error(cuda::kNoBlocks);
 }
 
 void EmulateOnHost(const NumpyList& variables, const NumpyList& accums,

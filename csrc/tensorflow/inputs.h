@@ -80,6 +80,7 @@ class Inputs {
   // Whether the accumulators are in blocks (block_codes.h).
   bool has_blocks() const { return has_blocks_; }
   void set_has_blocks(bool has_blocks) { has_blocks_ = has_blocks; }
+  static bool IsState(List list) { return list == kAccums || list == kAccumUpdates; }
   // Whether a list is one tensor with an element for each variable.
   static bool IsVector(List list) { return list == kClipFactors || list == kRandomSeeds; }
   bool has(List list) const { return sizes_[list] > 0; }

@@ -31,9 +31,9 @@ absl::Status GetRandom(Context* context, bool* random, bool* blocks) {
   *random = length > 0;
   *blocks = state == tensorflow::DT_UINT8;
   if (*blocks && (!*random || dtype != tensorflow::DT_FLOAT)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("state is uint8 for variables of dtype ", tensorflow::DataTypeString(dtype),
-                     ", expected float, and random_seeds"));
+    return absl::InvalidArgumentError(absl::StrCat("state is uint8 for variables of dtype ",
+                                                   tensorflow::DataTypeString(dtype),
+                                                   ", expected float, and random_seeds"));
   }
   const bool has_random = dtype == tensorflow::DT_BFLOAT16 || dtype == tensorflow::DT_FLOAT;
   if (!*random || (length == 2 && has_random)) return absl::OkStatus();
@@ -46,8 +46,7 @@ absl::Status GetRandom(Context* context, bool* random, bool* blocks) {
 inline tensorflow::DataType ResourceType(const Inputs& inputs, Inputs::List list,
                                          tensorflow::DataType dtype) {
   if (list == Inputs::kClocks) return tensorflow::DT_INT64;
-  const bool state = list == Inputs::kAccums || list == Inputs::kAccumUpdates;
-  if (!state || !inputs.has(Inputs::kRandomSeeds)) return dtype;
+  if (!Inputs::IsState(list) || !inputs.has(Inputs::kRandomSeeds)) return dtype;
   return inputs.has_blocks() ? tensorflow::DT_UINT8 : tensorflow::DT_BFLOAT16;
 }
 

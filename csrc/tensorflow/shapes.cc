@@ -1,6 +1,7 @@
 #include "tensorflow/shapes.h"
 
 #include <algorithm>
+#include <optional>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -34,11 +35,9 @@ absl::Status Mismatch(const std::string& what, const TensorShape& shape, const D
   return Mismatch(what, shape, absl::StrCat("[", absl::StrJoin(expected, ","), "]"), why);
 }
 
-// The shape of an accumulator of a variable, and what it is.
-TensorShape StateShape(const Inputs& inputs, const TensorShape& var, const char** what) {
-  if (!inputs.has_blocks()) return var;
+// The shape of an accumulator in blocks.
+TensorShape ShapeOfBlocks(const TensorShape& var) {
   const int64_t rows = var.dims() > 0 ? var.dim_size(0) : 1;
-  *what = "rows of blocks for those of ";
   return TensorShape({rows, BytesOfRow(RowElements(rows, var.num_elements()))});
 }
 
@@ -80,15 +79,17 @@ absl::Status CheckShapes(const Inputs& inputs, const std::function<const TensorS
   for (int i = 0; i < inputs.num_variables(); ++i) {
     const TensorShape& var = shape(inputs.at(first, i));
     const auto name = [&] { return describe(inputs.at(first, i)); };
+    std::optional<TensorShape> blocks;
+    if (inputs.has_blocks()) blocks = ShapeOfBlocks(var);
     for (const Inputs::List list : {Inputs::kAccums, Inputs::kAccumUpdates, Inputs::kAverages,
                                     Inputs::kGradAccums, Inputs::kGrads}) {
       if (!inputs.has(list)) continue;
       if (list == Inputs::kGrads && inputs.has(Inputs::kIndices)) continue;
       const int input = inputs.at(list, i);
-      const char* what = "the shape of ";
-      const bool state = list == Inputs::kAccums || list == Inputs::kAccumUpdates;
-      const TensorShape expected = state ? StateShape(inputs, var, &what) : var;
+      const bool in_blocks = blocks && Inputs::IsState(list);
+      const TensorShape& expected = in_blocks ? *blocks : var;
       if (shape(input) != expected) {
+        const char* const what = in_blocks ? "rows of blocks for those of " : "the shape of ";
         return Mismatch(describe(input), shape(input), expected.DebugString(),
                         absl::StrCat(what, name()));
       }
