@@ -379,7 +379,7 @@ def test_slots_show_float32(form):
     stock = keras.optimizers.Adadelta(0.3)
     stock.build(make_variables("float32", shapes_of(form)))
     for slot, other in zip(optimizer.variables, stock.variables):
-        assert (slot.dtype, slot.shape) == (other.dtype, other.shape)
+        assert (slot.dtype, slot.shape, slot.ndim) == (other.dtype, other.shape, other.ndim)
         assert slot.numpy().dtype == other.numpy().dtype
     slot = optimizer.variables[-1]
     assert slot.stored.dtype == FORMS[form]["state_dtype"]

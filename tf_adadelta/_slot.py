@@ -45,6 +45,7 @@ class Slot(Variable):
         variable.__class__ = cls
         variable._dtype = dtype
         variable._shape = shape
+        variable._ndim = len(shape)
         variable._on_graph = on_graph
 
     @classmethod
