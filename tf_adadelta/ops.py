@@ -412,7 +412,15 @@ def random_inputs(random_seeds: Any, step: Any) -> list[tf.Tensor]:
 
 
 def state_of(dtype: tf.DType, accum_dtype: tf.DType) -> tf.DType:
-    """Returns what an op takes averages to be stored in that are rounded stochastically."""
+    """Returns the attribute `state` of an op that rounds stochastically.
+
+    Args:
+        dtype: Of the variables.
+        accum_dtype: Of what stores their averages.
+
+    Returns:
+        `tf.uint8` for averages in 8 bits, and else `tf.bfloat16`.
+    """
     in_blocks = dtype == tf.float32 and accum_dtype == tf.uint8
     return tf.uint8 if in_blocks else tf.bfloat16
 
