@@ -12,6 +12,7 @@ from steps import ROOT, Steps, first_line
 FILES = (
     "test_kernels.py",
     "test_sparse_kernel.py",
+    "test_stochastic_rounding.py",
     "test_device_arrays.py",
     "test_cuda_kernel.py",
     "test_cuda_sparse_kernel.py",

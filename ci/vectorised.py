@@ -41,6 +41,7 @@ LOOPS = {
         "BFloat16": (),
         "StochasticBFloat16": (),
         "FloatBFloat16State": (),
+        "FloatUInt8State": (),
         "Float16": ("widening", "narrowing"),
     }.items()
     for options in ("", "Options")

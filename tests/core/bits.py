@@ -20,12 +20,14 @@ from tf_adadelta import kernels  # noqa: E402
 
 STOCHASTIC = "bfloat16, stochastic"
 NARROW_STATE = "float32, averages in bfloat16"
+BLOCKS = "float32, averages in 8 bits"
 DTYPES = {
     "float16": np.float16,
     "bfloat16": ml_dtypes.bfloat16,
     STOCHASTIC: ml_dtypes.bfloat16,
     "float32": "f4",
     NARROW_STATE: "f4",
+    BLOCKS: "f4",
     "float64": "f8",
 }
 SCALES = {"ordinary": 1.0, "large": 1e15, "tiny": 1e-19, "subnormal": 1e-38}
@@ -39,12 +41,16 @@ class Maker:
     def __init__(self, dtype, scale):
         self.rng = np.random.default_rng(0)
         self.dtype, self.scale = DTYPES[dtype], scale
+        self.in_blocks = dtype == BLOCKS
         self.state_dtype = ml_dtypes.bfloat16 if dtype == NARROW_STATE else self.dtype
 
     def numbers(self, *shape, least=-(2**20)):
         return (self.rng.integers(least, 2**20, shape) / 2**20 * self.scale).astype(self.dtype)
 
-    def averages(self, *shape):
+    def averages(self, rows, row_elements):
+        if self.in_blocks:
+            return np.zeros((rows, row_elements + -(-row_elements // 256)), np.uint8)
+        shape = rows, row_elements
         return self.numbers(*shape, least=0).astype(self.state_dtype)
 
 
@@ -60,17 +66,17 @@ def digest(arrays):
 
 def dense(make, settings, options, random):
     roles = [
-        [make.numbers(size) for size in SIZES],
-        [make.averages(size) for size in SIZES],
-        [make.averages(size) for size in SIZES],
+        [make.numbers(1, size) for size in SIZES],
+        [make.averages(1, size) for size in SIZES],
+        [make.averages(1, size) for size in SIZES],
     ]
     lists = {
-        name: [make.numbers(size) for size in SIZES]
+        name: [make.numbers(1, size) for size in SIZES]
         for name in ("averages", "grad_accums")
         if options
     }
     for step in range(4):
-        grads = [make.numbers(size) for size in SIZES]
+        grads = [make.numbers(1, size) for size in SIZES]
         extra = {**options, **lists, **({"update": step % 2 == 1} if options else {})}
         if random:
             extra.update(random_seeds=range(len(SIZES)), step=step)
@@ -102,7 +108,7 @@ def main():
             if dtype == "float16" and scale in ("large", "tiny"):
                 continue
 
-            random = dtype in (STOCHASTIC, NARROW_STATE)
+            random = dtype in (STOCHASTIC, NARROW_STATE, BLOCKS)
 
             def make(dtype=dtype, scale=scale):
                 return Maker(dtype, SCALES[scale])

@@ -20,6 +20,7 @@
 #include <utility>
 #include <vector>
 
+#include "block_codes.h"
 #include "byte_source.h"
 #include "cpu/dense.h"
 #include "cpu/norms.h"
@@ -207,23 +208,58 @@ DType MakeDType(ByteSource& source) { return static_cast<DType>(source.Between(0
 // How the variables of a call are stored; of what is rounded at random, the step too.
 DType MakeStorage(ByteSource& source, Hyperparameters* h) {
   const DType dtype = MakeDType(source);
-  const bool may_be_random = dtype == DType::kBFloat16 || dtype == DType::kFloat;
-  if (!may_be_random || !source.Bool()) return dtype;
+  if (dtype != DType::kBFloat16 && dtype != DType::kFloat) return dtype;
+  const int64_t how = source.Between(0, 3);
+  if (how % 2 == 0) return dtype;
   h->step = source.Between(kLeast, kMost);
-  return dtype == DType::kFloat ? DType::kFloatBFloat16State : DType::kStochasticBFloat16;
+  if (dtype == DType::kBFloat16) return DType::kStochasticBFloat16;
+  return how == 1 ? DType::kFloatBFloat16State : DType::kFloatUInt8State;
 }
 
 bool IsRandom(DType dtype) {
-  return dtype == DType::kStochasticBFloat16 || dtype == DType::kFloatBFloat16State;
+  return dtype == DType::kStochasticBFloat16 || dtype == DType::kFloatBFloat16State ||
+         dtype == DType::kFloatUInt8State;
 }
 
 int64_t MakeSeed(ByteSource& source, DType dtype) {
   return IsRandom(dtype) ? source.Between(kLeast, kMost) : 0;
 }
 
-// What the accumulators of variables that are stored so are arrays of.
-DType StateOf(DType dtype) {
+// What the accumulators of variables that are stored so are arrays of; of bytes, nothing.
+std::optional<DType> StateOf(DType dtype) {
+  if (dtype == DType::kFloatUInt8State) return std::nullopt;
   return dtype == DType::kFloatBFloat16State ? DType::kBFloat16 : dtype;
+}
+
+// What is stored for the row of an accumulator.
+int64_t StateBytes(DType dtype, int64_t row_elements) {
+  const std::optional<DType> state = StateOf(dtype);
+  return state ? row_elements * SizeOf(*state) : BytesOfRow(row_elements);
+}
+
+// An accumulator of `rows` rows.
+uint8_t* NewState(ByteSource& source, Arrays& arrays, DType dtype, int64_t rows,
+                  int64_t row_elements) {
+  if (const auto state = StateOf(dtype)) return arrays.New(source, *state, rows * row_elements);
+  const int64_t bytes = rows * StateBytes(dtype, row_elements);
+  uint8_t* const data = arrays.New(bytes, source.Between(0, 63));
+  // Also codes that are no numbers; or small scales, beside which ε counts; or all zero.
+  const int64_t codes = source.Between(1, 256), scales = source.Between(1, 256);
+  uint64_t bits = 2 * source.Between(0, 255) + 1;
+  for (int64_t i = 0; i < bytes; ++i) {
+    bits = HashLong(bits);
+    const int64_t in_row = i % StateBytes(dtype, row_elements);
+    const bool is_scale = in_row % (kStateBlock + 1) == 0;
+    data[i] = static_cast<uint8_t>(bits % (is_scale ? scales : codes));
+  }
+  return data;
+}
+
+// Calls `use(storage)` with a value of what variables are stored as that are updated.
+template <typename Use>
+void WithUpdated(DType dtype, const Use& use) {
+  if (dtype == DType::kFloatUInt8State) return use(FloatUInt8State{});
+  WithStorage(dtype, use);
 }
 
 // Mostly around what the loops count in: vectors, tiles, chunks, pieces, blocks.
@@ -244,11 +280,18 @@ void Dense(ByteSource& source) {
   std::vector<double> factors;
   int64_t total = 0;
   for (int64_t i = 0; i < num_variables; ++i) {
-    const int64_t count = total > 100'000 ? source.Between(0, 70) : MakeCount(source);
+    int64_t count = total > 100'000 ? source.Between(0, 70) : MakeCount(source);
+    int64_t rows = 1;
+    if (dtype == DType::kFloatUInt8State) {
+      rows = count == 0 ? 0 : source.Between(1, count);
+      count = rows == 0 ? 0 : count / rows * rows;
+    }
+    const int64_t row_elements = rows == 0 ? 0 : count / rows;
     total += count;
     const auto array = [&] { return arrays.New(source, dtype, count); };
-    const auto state = [&] { return arrays.New(source, StateOf(dtype), count); };
+    const auto state = [&] { return NewState(source, arrays, dtype, rows, row_elements); };
     TensorUpdate update = {array(), state(), state(), array(), count};
+    update.row_elements = row_elements;
     update.random_seed = MakeSeed(source, dtype);
     if (averages) update.average = array();
     if (grad_accums) update.grad_accum = array();
@@ -274,7 +317,7 @@ void Dense(ByteSource& source) {
       },
       [&] {
         for (size_t i = 0; i < updates.size(); ++i) {
-          WithStorage(dtype, [&](auto storage) {
+          WithUpdated(dtype, [&](auto storage) {
             reference::Dense<decltype(storage)>(updates[i], h, options, plain,
                                                 options.clip_factors ? factors[i] : 1.0);
           });
@@ -335,7 +378,7 @@ void Sparse(ByteSource& source, IndexType index_type) {
     const auto table = [&] { return arrays.New(source, dtype, rows * row_elements); };
     SparseTensorUpdate update;
     update.var = table();
-    const auto state = [&] { return arrays.New(source, StateOf(dtype), rows * row_elements); };
+    const auto state = [&] { return NewState(source, arrays, dtype, rows, row_elements); };
     update.accum = state();
     update.accum_update = state();
     update.grad = arrays.New(source, dtype, num_indices * row_elements);
@@ -388,8 +431,10 @@ void Sparse(ByteSource& source, IndexType index_type) {
   const auto may_change = [&](size_t array, size_t byte) {
     const size_t i = array / arrays_each, role = array % arrays_each;
     if (role == 3 || role == 4) return false;
-    const int64_t itemsize = SizeOf(role == 1 || role == 2 ? StateOf(dtype) : dtype);
-    const size_t row_bytes = role == 5 ? sizeof(int64_t) : updates[i].row_elements * itemsize;
+    const int64_t elements = updates[i].row_elements;
+    const size_t row_bytes = role == 5                ? sizeof(int64_t)
+                             : role == 1 || role == 2 ? StateBytes(dtype, elements)
+                                                      : elements * SizeOf(dtype);
     return static_cast<bool>(named[i][byte / row_bytes]);
   };
   CheckCalls(
@@ -399,7 +444,7 @@ void Sparse(ByteSource& source, IndexType index_type) {
       },
       [&] {
         for (const SparseTensorUpdate& update : updates) {
-          WithStorage(
+          WithUpdated(
               dtype, [&](auto storage) { reference::Sparse<decltype(storage), Index>(update, h); });
         }
       });

@@ -24,5 +24,6 @@ PROBE(ProbeBFloat16, PackOf<BFloat16>)
 PROBE(ProbeFloat16, PackOf<Half>)
 PROBE(ProbeStochasticBFloat16, PackOf<StochasticBFloat16>)
 PROBE(ProbeFloatBFloat16State, FloatBFloat16State)
+PROBE(ProbeFloatUInt8State, FloatUInt8State)
 
 }  // namespace tf_adadelta
