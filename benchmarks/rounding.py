@@ -161,7 +161,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5, help="how many")
     arguments = parser.parse_args()
     load = os.getloadavg()[0]
-    seeds = range(2 if arguments.quick else arguments.seeds)
+    seeds = range(1 if arguments.quick else arguments.seeds)
     curves = []
     with show_progress(len(TASKS) * len(FORMS) * len(seeds)) as advance:
         for name, task in TASKS.items():

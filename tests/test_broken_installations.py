@@ -76,8 +76,15 @@ def for_another_processor(path):
     return "is for aarch64, and this machine is x86_64"
 
 
-@pytest.mark.parametrize("library", USE)
-@pytest.mark.parametrize("damage", [delete, cut_off, empty, for_another_processor])
+@pytest.mark.parametrize(
+    "library, damage",
+    [
+        *((library, delete) for library in USE),
+        (OPS, cut_off),
+        (CORE, empty),
+        (KERNELS, for_another_processor),
+    ],
+)
 def test_damaged_library(copy, library, damage):
     reason = damage(copy / library)
     words = last_words(copy, USE[library])

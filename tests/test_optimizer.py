@@ -159,29 +159,18 @@ def test_sixteen_bit_is_closer_to_the_truth_than_keras(compiled, dtype):
         assert fused <= 1.05 * stock
 
 
-OPTIONS = {
-    "weight_decay": {"weight_decay": 0.01},
-    "clipnorm": {"clipnorm": 0.5},
-    "clipvalue": {"clipvalue": 0.3},
-    "global_clipnorm": {"global_clipnorm": 1.5},
-    "ema": {"use_ema": True, "ema_momentum": 0.9},
-    "ema_overwrite": {"use_ema": True, "ema_overwrite_frequency": 3},
-    "loss_scale_factor": {"loss_scale_factor": 16.0},
-    "gradient_accumulation": {"gradient_accumulation_steps": 3},
-    "many": {
-        "weight_decay": 0.01,
-        "global_clipnorm": 1.5,
-        "use_ema": True,
-        "ema_overwrite_frequency": 2,
-        "gradient_accumulation_steps": 2,
-        "loss_scale_factor": 4.0,
-    },
-}
-
-
-@pytest.mark.parametrize("option", OPTIONS)
-def test_keras_options(compiled, option):
-    run_both(compiled, steps=7, **OPTIONS[option])
+def test_many_options(compiled):
+    """Each by itself, and every combination: test_options_matrix.py."""
+    run_both(
+        compiled,
+        steps=7,
+        weight_decay=0.01,
+        global_clipnorm=1.5,
+        use_ema=True,
+        ema_overwrite_frequency=2,
+        gradient_accumulation_steps=2,
+        loss_scale_factor=4.0,
+    )
 
 
 def test_exclude_from_weight_decay(compiled):
