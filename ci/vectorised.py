@@ -17,6 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 # As CMakeLists.txt has them for the loops.
 OPTIONS = ("-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off")
+OF_GCC = ("-O2", "-ftree-vectorize", "-fvect-cost-model=dynamic")
 
 # By the first word of the target: what a root, a division and a conversion of float16 look like.
 INSTRUCTIONS = {
@@ -65,7 +66,8 @@ def main() -> None:
     compiler = sys.argv[1:] or ["g++"]
     with tempfile.TemporaryDirectory() as folder:
         assembly = Path(folder) / "probe.s"
-        command = [*compiler, *OPTIONS, f"-I{ROOT}/csrc", "-S", "-o", str(assembly)]
+        options = OPTIONS if "clang" in compiler[0] else OPTIONS + OF_GCC
+        command = [*compiler, *options, f"-I{ROOT}/csrc", "-S", "-o", str(assembly)]
         compiled = subprocess.run(
             [*command, str(ROOT / "tests" / "core" / "probe.cc")], capture_output=True, text=True
         )
