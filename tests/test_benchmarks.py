@@ -408,6 +408,17 @@ def test_rounding(tmp_path):
     assert (tmp_path / "rounding.png").stat().st_size < 200_000
 
 
+def test_memory(tmp_path):
+    pytest.importorskip("mlxtend")
+    result = run_module("benchmarks.memory", "--quick", "--output", str(tmp_path))
+    assert result.returncode == 0, result.stderr
+    rows = json.loads((tmp_path / "memory.json").read_text())["rows"]
+    wide, narrow = (row["bytes_an_element"] for row in rows)
+    # Beside the state little comes and goes.
+    assert (wide, narrow) == (pytest.approx(8, abs=0.5), pytest.approx(2, abs=0.5))
+    assert "bytes an element" in (tmp_path / "memory.md").read_text()
+
+
 def test_sparse(tmp_path):
     result = run_module("benchmarks.sparse", "--quick", "--output", str(tmp_path))
     assert result.returncode == 0, result.stderr
