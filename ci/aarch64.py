@@ -18,6 +18,7 @@ import json
 import os
 import shutil
 import sys
+import sysconfig
 import time
 from pathlib import Path
 
@@ -138,6 +139,8 @@ def main() -> None:
         "-DCMAKE_SYSTEM_NAME=Linux",
         "-DCMAKE_SYSTEM_PROCESSOR=aarch64",
         f"-DCMAKE_CXX_COMPILER={COMPILER}",
+        # CMake does not find them by the interpreter where it cross-compiles.
+        f"-DPython_INCLUDE_DIR={sysconfig.get_path('include')}",
         f"-DPYTHON_MODULE_EXTENSION=.cpython-{MINOR.replace('.', '')}-aarch64-linux-gnu.so",
         "-DCMAKE_CXX_FLAGS_RELWITHDEBINFO=-O2",
     )
