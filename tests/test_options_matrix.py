@@ -68,8 +68,8 @@ KINDS = {  # The dtypes of the variables, of the gradients, and in which these w
     "bfloat16": ("bfloat16", None),
 }
 MODES = ["eager", "graph", pytest.param("jit", marks=needs_xla)]
-# All combinations in the other two modes take a minute more. An eager
-# step runs the ops that a graph has, which one dtype shows.
+# All combinations in the other two modes take a minute more. An eager step runs the ops that a
+# graph has, which one dtype shows.
 EVERY_IN = [
     pytest.param(mode, kind, marks=marks)
     for mode, kinds, marks in (
