@@ -7,6 +7,7 @@ under sanitizers.
 
 import ctypes
 import dataclasses
+import math
 from pathlib import Path
 
 import numpy as np
@@ -315,6 +316,13 @@ def device_lists(case):
         mistakes=[("variables", 0, "all shapes", (-1, 2))],
     )
 )
+@example(  # It has no elements, and its sizes can be multiplied.
+    Case(
+        *("dense", "float16", [()]),
+        scalars={"learning_rate": 1.0},
+        mistakes=[("variables", 0, "all shapes", (0, 2**31))],
+    )
+)
 def test_dlpack(case):
     lists, everything = device_lists(case)
     if not any(lists.values()):
@@ -327,7 +335,8 @@ def test_dlpack(case):
         assert "CUDA" in str(error) or "driver" in str(error)
         for array in everything:
             if array.capsules:
-                assert all(0 <= size < 2**31 for size in array.shape)
+                assert all(size >= 0 for size in array.shape)
+                assert math.prod(filter(None, array.shape)) < 2**63
     else:
         raise AssertionError("there is no GPU")
     for array in everything:
