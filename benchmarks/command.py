@@ -25,6 +25,19 @@ def write_results(output: Path, name: str, content: Mapping[str, object], text: 
     (output / f"{name}.md").write_text(text, encoding="utf-8")
 
 
+def publish(
+    arguments: argparse.Namespace,
+    name: str,
+    text: str,
+    environment: Mapping[str, object],
+    **content: object,
+) -> None:
+    """Prints the report of a command, and writes it and its results as `write_results` does."""
+    print(text)
+    content = {"quick": arguments.quick, "environment": environment, **content}
+    write_results(arguments.output, name, content, text)
+
+
 @contextlib.contextmanager
 def show_progress(total: int) -> Iterator[Callable[[str], None]]:
     """Shows a bar of so many steps; what it yields is called with what each step is."""

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from benchmarks.command import make_parser, show_progress, write_results
+from benchmarks.command import make_parser, publish, show_progress
 from benchmarks.contestants import EPSILON, LEARNING_RATE, RHO, Prepared
 from benchmarks.environment import describe_environment
 from benchmarks.report import environment_table, markdown_table
@@ -203,15 +203,14 @@ def main() -> None:
     with show_progress(total) as advance:
         rows = [row for name in instruction_sets for row in _run(name, elements, rounds, advance)]
     environment = describe_environment(len(os.sched_getaffinity(0)), load)
-    text = _report(rows, elements, environment)
-    print(text)
-    content = {
-        "quick": arguments.quick,
-        "environment": environment,
-        "elements": elements,
-        "rows": [dataclasses.asdict(row) for row in rows],
-    }
-    write_results(arguments.output, "dtypes", content, text)
+    publish(
+        arguments,
+        "dtypes",
+        _report(rows, elements, environment),
+        environment,
+        elements=elements,
+        rows=[dataclasses.asdict(row) for row in rows],
+    )
 
 
 if __name__ == "__main__":

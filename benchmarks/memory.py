@@ -1,7 +1,7 @@
 """What the state of the optimizer takes of a process's memory. `python -m benchmarks.memory`.
 
-For each form a process of its own makes the variables and gradients, reads how much memory it has
-in use, builds the optimizer, takes some steps and reads it again.
+For each form a process of its own makes a variable, reads how much memory it has in use, builds the
+optimizer, takes some steps and reads it again.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from pathlib import Path
 import keras
 
 import tf_adadelta
-from benchmarks.command import make_parser, show_progress, write_results
+from benchmarks.command import make_parser, publish, show_progress
 from benchmarks.environment import describe_environment
 from benchmarks.report import environment_table, markdown_table
 from benchmarks.rounding import FORMS
@@ -87,15 +87,14 @@ def main() -> None:
             advance(row.form)
             rows.append(row)
     environment = describe_environment(len(os.sched_getaffinity(0)), load)
-    text = _report(rows, elements, environment)
-    print(text)
-    content = {
-        "quick": arguments.quick,
-        "elements": elements,
-        "environment": environment,
-        "rows": [dataclasses.asdict(row) for row in rows],
-    }
-    write_results(arguments.output, "memory", content, text)
+    publish(
+        arguments,
+        "memory",
+        _report(rows, elements, environment),
+        environment,
+        elements=elements,
+        rows=[dataclasses.asdict(row) for row in rows],
+    )
 
 
 if __name__ == "__main__":

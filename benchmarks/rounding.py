@@ -16,7 +16,7 @@ import matplotlib
 import numpy as np
 
 import tf_adadelta
-from benchmarks.command import make_parser, show_progress, write_results
+from benchmarks.command import make_parser, publish, show_progress
 from benchmarks.environment import describe_environment
 from benchmarks.report import environment_table, markdown_table
 
@@ -170,14 +170,13 @@ def main() -> None:
                     advance(f"{name}: {form}, seed {seed}")
                     curves.append(_train(name, form, seed, 1 if arguments.quick else task.epochs))
     environment = describe_environment(len(os.sched_getaffinity(0)), load)
-    text = _report(curves, environment)
-    print(text)
-    content = {
-        "quick": arguments.quick,
-        "environment": environment,
-        "curves": [dataclasses.asdict(curve) for curve in curves],
-    }
-    write_results(arguments.output, "rounding", content, text)
+    publish(
+        arguments,
+        "rounding",
+        _report(curves, environment),
+        environment,
+        curves=[dataclasses.asdict(curve) for curve in curves],
+    )
     _plot(curves, arguments.output / "rounding.png")
 
 

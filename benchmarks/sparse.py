@@ -14,7 +14,7 @@ import tensorflow as tf
 from matplotlib.figure import Figure
 
 import tf_adadelta
-from benchmarks.command import make_parser, show_progress, write_results
+from benchmarks.command import make_parser, publish, show_progress
 from benchmarks.contestants import EPSILON, LEARNING_RATE, RHO, Prepared, prepare_copy
 from benchmarks.environment import describe_environment
 from benchmarks.names import EAGER, FUNCTION, JIT
@@ -275,20 +275,19 @@ def main() -> None:
     with show_progress(sum(c.rounds * len(c.contestants) for c in cases)) as advance:
         results = [(case, _run(case, advance)) for case in cases]
     environment = describe_environment(threads, load)
-    text = _report(results, environment, limit)
-    print(text)
-    content = {
-        "quick": arguments.quick,
-        "environment": environment,
-        "streaming_limit_gb_s": limit,
-        "cases": [
+    publish(
+        arguments,
+        "sparse",
+        _report(results, environment, limit),
+        environment,
+        streaming_limit_gb_s=limit,
+        cases=[
             {**dataclasses.asdict(case), "touched": _touched(case), "rows_measured": rows}
             for case, rows in (
                 (case, [dataclasses.asdict(row) for row in rows]) for case, rows in results
             )
         ],
-    }
-    write_results(arguments.output, "sparse", content, text)
+    )
     _plot(results, arguments.output / "sparse.png")
 
 
