@@ -100,6 +100,8 @@ inline constexpr double kNoClipvalue = std::numeric_limits<double>::max();
 
 template <typename T>
 inline constexpr T kInfinity = std::numeric_limits<T>::infinity();
+template <typename T>
+inline constexpr T kNan = std::numeric_limits<T>::quiet_NaN();
 
 template <typename T>
 TF_ADADELTA_INLINE OptionScalars<T> MakeOptionScalars(double grad_scale, double clip_factor,

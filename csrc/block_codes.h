@@ -8,6 +8,7 @@
 
 #include <cstdint>
 
+#include "random_bits.h"
 #include "storage.h"
 
 namespace tf_adadelta {
@@ -22,6 +23,24 @@ TF_ADADELTA_INLINE int64_t BlocksOfRow(int64_t row_elements) {
 // What is stored for a row.
 TF_ADADELTA_INLINE int64_t BytesOfRow(int64_t row_elements) {
   return row_elements + BlocksOfRow(row_elements);
+}
+
+// A block of a variable: its elements, and what is stored for them.
+struct BlockPlace {
+  int64_t first;  // Of its elements.
+  int64_t size;
+  int64_t stored;       // Where it begins of what is stored.
+  uint32_t first_word;  // Of the random bits of the variable.
+};
+
+TF_ADADELTA_INLINE BlockPlace PlaceOfBlock(int64_t block, int64_t row_elements) {
+  const int64_t blocks = BlocksOfRow(row_elements);
+  const int64_t row = block / blocks;
+  const int64_t column = (block - row * blocks) * kStateBlock;
+  const int64_t left = row_elements - column;
+  const int64_t first = row * row_elements + column;
+  return {first, left < kStateBlock ? left : kStateBlock, first + block,
+          CounterOfRow(static_cast<uint32_t>(column / 2), row, row_elements)};
 }
 
 // The code of the largest number, and those above it.
@@ -70,6 +89,32 @@ TF_ADADELTA_INLINE uint32_t StoreCode(float steps, AtRandom rounding) {
   // What is no whole number of the random bits' steps is rounded to one.
   const uint32_t bits = ToBits(spaced) + ((rounding.bits & 0xffffu) << 3) + (4u - (130u << 23));
   return (bits >> 19) - (small & 16u);
+}
+
+// The code where it is of a number, else 0.
+TF_ADADELTA_INLINE uint8_t NumberOf(uint8_t code) { return code <= kLargestCode ? code : 0; }
+
+// The value of any code.
+TF_ADADELTA_INLINE float LoadAnyCode(uint8_t code, float step) {
+  if (code == kInfinityCode) return kInfinity<float>;
+  if (code == kNanCode) return kNan<float>;
+  return LoadCode(code) * step;
+}
+
+// What is no number has these bits or larger ones, and so has what is negative, which is stored as
+// zero.
+inline constexpr uint32_t kInfinityBits = 0x7f800000u;
+
+// The bits of a value that is stored as a number other than zero, else 0.
+TF_ADADELTA_INLINE uint32_t NumberBits(float value) {
+  return ToBits(value) < kInfinityBits ? ToBits(value) : 0;
+}
+
+// The code for any value, of which no number exceeds the scale.
+TF_ADADELTA_INLINE uint8_t StoreAnyCode(float value, float inverse_step, AtRandom rounding) {
+  if (value == kInfinity<float>) return kInfinityCode;
+  if (value != value) return kNanCode;
+  return static_cast<uint8_t>(StoreCode(FromBits(NumberBits(value)) * inverse_step, rounding));
 }
 
 }  // namespace tf_adadelta

@@ -91,12 +91,12 @@ auto WithElement(DType dtype, const Use& use) {
   return use(double{});
 }
 
-// The same with the type that is stored, which says how it is rounded too. Accumulators in blocks
-// are not of a type of their elements.
+// The same with the type that is stored, which says how it is rounded and how accumulators are too.
 template <typename Use>
 auto WithStorage(DType dtype, const Use& use) {
   if (dtype == DType::kStochasticBFloat16) return use(StochasticBFloat16{});
   if (dtype == DType::kFloatBFloat16State) return use(FloatBFloat16State{});
+  if (dtype == DType::kFloatUInt8State) return use(FloatUInt8State{});
   return WithElement(dtype, use);
 }
 
@@ -125,6 +125,10 @@ template <>
 struct RoundingTypeOf<uint8_t> {
   using Type = AtRandom;
 };
+
+// Whether accumulators are in blocks (block_codes.h).
+template <typename Storage>
+inline constexpr bool kInBlocks = std::is_same_v<StateOf<Storage>, uint8_t>;
 
 // How accumulators are rounded, and with them a variable of their type.
 template <typename Storage>

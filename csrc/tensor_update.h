@@ -7,6 +7,7 @@
 #include <limits>
 #include <vector>
 
+#include "block_codes.h"
 #include "storage.h"
 
 namespace tf_adadelta {
@@ -35,6 +36,12 @@ template <typename Update>
 bool HaveGradAccums(const std::vector<Update>& updates) {
   return std::any_of(updates.begin(), updates.end(),
                      [](const Update& update) { return update.grad_accum != nullptr; });
+}
+
+// The blocks of such a variable.
+inline int64_t BlocksOf(const TensorUpdate& update) {
+  if (update.count == 0) return 0;
+  return update.count / update.row_elements * BlocksOfRow(update.row_elements);
 }
 
 // The type of the indices of a sparse gradient.

@@ -2,6 +2,9 @@
 
 import numpy as np
 import pytest
+import test_cuda_kernel
+import test_cuda_sparse_kernel
+from test_op_options import BUFFERS
 from test_stochastic_rounding import random_halves
 
 from tf_adadelta import _block_codes, kernels
@@ -219,6 +222,93 @@ def test_idle_rows_are_unbiased():
         )
     assert all(np.all(decode(role[0], shape) == 0) for role in state[1:])
     np.testing.assert_array_equal(state[0][0], zero)
+
+
+def add_what_is_no_number(state, grads):
+    """Infinities and NaN among the averages and the gradients, and a variable with an infinity."""
+    for role in state[1:]:
+        role[6][::7, 5] = 0xFE
+        role[6][3::11, 270] = 0xFF
+    grads[4][2, 1], grads[4][3, 300 % 257], grads[5][0, 4096] = np.inf, np.nan, -np.inf
+    state[0][4][0, 0] = np.inf
+
+
+@pytest.mark.parametrize("limit", [test_cuda_kernel.UNLIMITED, 1, 3])
+@pytest.mark.parametrize("by_pointer", [False, True], ids=["values", "pointers"])
+@pytest.mark.parametrize("buffers", [None, *BUFFERS], ids=str)
+def test_cuda_kernels_have_the_bits_of_the_cpu(buffers, by_pointer, limit):
+    """Of an instruction set that fuses nothing; also where a launch ends inside a row."""
+    seeds = [2**40 * i - 5 for i in range(len(SHAPES))]
+    names = [n for n, has in zip(("averages", "grad_accums"), buffers or ()) if has]
+    results = []
+    for emulated in (False, True):
+        state = make_state(SHAPES)
+        lists = {name: [np.ones(shape, np.float32) for shape in SHAPES] for name in names}
+        for step in range(5):
+            grads = make_grads(SHAPES, step)
+            if step == 3:
+                add_what_is_no_number(state, grads)
+            options = {"clipvalue": 1.5, "weight_decay": 0.01, "ema_momentum": 0.9}
+            options["update"] = "grad_accums" not in names or step != 1
+            how = {"learning_rate": 0.5, "random_seeds": seeds, "step": step, **lists}
+            if emulated:
+                how.update(by_pointer=by_pointer, blocks=limit)
+                how["options"] = None if buffers is None else options
+                test_cuda_kernel.emulate_with(state=state, grads=grads, **how)
+            else:
+                how.update({} if buffers is None else options, instruction_set="baseline")
+                kernels.fused_adadelta_apply(*state, grads, **how)
+        results.append([*state, *lists.values()])
+    for one, other in zip(*results):
+        for array, emulated_array in zip(one, other):
+            np.testing.assert_array_equal(emulated_array, array)
+
+
+@pytest.mark.parametrize("shape", [(40, 1), (40, 33), (7, 256), (5, 700)])
+@pytest.mark.parametrize("exact", [False, True])
+def test_sparse_cuda_kernels_have_the_bits_of_the_cpu(shape, exact):
+    """Rows with sums of gradients and with one, rows that catch up, and more than one block."""
+    results = []
+    for blocks, pieces in ((None, None), (1, 1), (3, 2)):
+        rng = np.random.default_rng(0)
+        state = make_state([shape])
+        clocks = [np.zeros(shape[0] + 1, np.int64)] if exact else None
+        for step in range(4):
+            indices = rng.zipf(1.2, 300) % shape[0] if step % 2 else np.array([3])
+            grads = rng.standard_normal((indices.size, shape[1])).astype(np.float32)
+            grads[-1, 0] = (1, np.inf, np.nan, -np.inf)[step]
+            how = {"random_seeds": [9], "step": step, "clocks": clocks, "learning_rate": 0.5}
+            if blocks is None:
+                kernels.fused_adadelta_sparse_apply(
+                    *state, [grads], [indices], instruction_set="baseline", **how
+                )
+            else:
+                how.update(blocks=blocks, pieces=pieces)
+                test_cuda_sparse_kernel.emulate(state, [grads], [indices], **how)
+        results.append([array for arrays in [*state, clocks or []] for array in arrays])
+    for emulated in results[1:]:
+        for array, emulated_array in zip(results[0], emulated):
+            np.testing.assert_array_equal(emulated_array, array)
+
+
+@pytest.mark.parametrize("row_elements", [1, 255, 300, 2048, 5000])
+def test_cuda_writes_nothing_beside_a_variable(row_elements):
+    shape = (3, row_elements)
+    results = []
+    for emulated in (True, False):
+        variable, *averages = (arrays[0] for arrays in make_state([shape]))
+        state = [variable, *averages]
+        whole = [np.full(array.size + 64, 77, array.dtype) for array in state]
+        views = [w[17 : 17 + s.size].reshape(s.shape) for w, s in zip(whole, state)]
+        for view, array in zip(views, state):
+            view[...] = array
+        if emulated:
+            how = {"random_seeds": [1], "blocks": 1}
+            test_cuda_kernel.emulate_with(None, [[v] for v in views], make_grads([shape], 0), **how)
+        for array, view in zip(whole, views):
+            assert (array[:17] == 77).all() and (array[17 + view.size :] == 77).all()
+        results.append([view.copy() for view in views])
+    assert all((one != other).any() for one, other in zip(*results))
 
 
 def train(grads, narrow, **hyperparameters):

@@ -42,11 +42,6 @@ class Pieces {
     return counts;
   }
 
-  static int64_t BlocksOf(const TensorUpdate& update) {
-    if (update.count == 0) return 0;
-    return update.count / update.row_elements * BlocksOfRow(update.row_elements);
-  }
-
   int64_t unit_;
   Partition partition_;
 };

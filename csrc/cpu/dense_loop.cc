@@ -20,13 +20,9 @@ constexpr int64_t kChunkBytes = 1024;
 template <typename Value>
 inline constexpr int64_t kChunkOf = kChunkBytes / sizeof(Value);
 
-// What a stage takes at once.
-struct Chunk {
-  int64_t first;  // Of its elements.
-  int64_t size;
-  int64_t state_first;  // Where its block begins, of accumulators that are in blocks.
-  uint32_t first_word;  // Of its random bits, of which two elements share a word.
-};
+// What a stage takes at once: a block of accumulators in blocks, else as many elements as a chunk
+// has, with `stored` like `first`.
+using Chunk = BlockPlace;
 
 // The elements [begin, end) of a variable, in chunks of kSize.
 template <int64_t kSize>
@@ -50,31 +46,21 @@ class FlatChunks {
 class BlockChunks {
  public:
   TF_ADADELTA_INLINE BlockChunks(const TensorUpdate& update, int64_t begin, int64_t end)
-      : row_elements_(update.row_elements),
-        blocks_of_row_(BlocksOfRow(update.row_elements)),
-        begin_(begin),
-        end_(end) {}
+      : row_elements_(update.row_elements), begin_(begin), end_(end) {}
   TF_ADADELTA_INLINE int64_t count() const { return end_ - begin_; }
   TF_ADADELTA_INLINE Chunk operator[](int64_t chunk) const {
-    const int64_t block = begin_ + chunk;
-    const int64_t row = block / blocks_of_row_;
-    const int64_t column = (block - row * blocks_of_row_) * kStateBlock;
-    const int64_t left = row_elements_ - column;
-    const int64_t first = row * row_elements_ + column;
-    return {first, left < kStateBlock ? left : kStateBlock, first + block,
-            CounterOfRow(static_cast<uint32_t>(column / 2), row, row_elements_)};
+    return PlaceOfBlock(begin_ + chunk, row_elements_);
   }
 
  private:
   int64_t row_elements_;
-  int64_t blocks_of_row_;
   int64_t begin_;
   int64_t end_;
 };
 
 template <typename Storage>
-using ChunksOf = std::conditional_t<std::is_same_v<StateOf<Storage>, uint8_t>, BlockChunks,
-                                    FlatChunks<kChunkOf<ComputeOf<Storage>>>>;
+using ChunksOf =
+    std::conditional_t<kInBlocks<Storage>, BlockChunks, FlatChunks<kChunkOf<ComputeOf<Storage>>>>;
 
 // What the stages of an update hand on: a value, and how the element is rounded by all of them.
 template <typename Storage>
@@ -139,12 +125,12 @@ class Accumulator<Storage, uint8_t> {
 
   TF_ADADELTA_INLINE void LoadChunk(const Chunk& chunk) {
     first_ = chunk.first;
-    block_.Load(state_ + chunk.state_first, chunk.size);
+    block_.Load(state_ + chunk.stored, chunk.size);
   }
   TF_ADADELTA_INLINE float Get(int64_t i) const { return block_.Get(i - first_); }
   TF_ADADELTA_INLINE void Set(int64_t i, float value, AtRandom) { block_.Set(i - first_, value); }
   TF_ADADELTA_INLINE void StoreChunk(const Chunk& chunk, const RoundedValues<Storage>& values) {
-    block_.Store(values.roundings(), chunk.size, state_ + chunk.state_first);
+    block_.Store(values.roundings(), chunk.size, state_ + chunk.stored);
   }
   TF_ADADELTA_INLINE Scalars<float> ScalarsOf(const Scalars<float>& scalars) const {
     return block_.ScalarsOf(scalars);

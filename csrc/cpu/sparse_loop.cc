@@ -186,8 +186,8 @@ TF_ADADELTA_INLINE void UpdateRows(const SparseTensorUpdate& update, const RowRa
   const Element* const grad = static_cast<const Element*>(update.grad);
   const uint32_t first_counter = FirstCounter(update.random_seed, h.step);
   const int64_t row_bytes = update.row_elements * static_cast<int64_t>(sizeof(Element));
-  constexpr bool kInBlocks = std::is_same_v<State, uint8_t>;
-  const int64_t state_elements = kInBlocks ? BytesOfRow(update.row_elements) : update.row_elements;
+  const int64_t state_elements =
+      kInBlocks<Element> ? BytesOfRow(update.row_elements) : update.row_elements;
   const int64_t state_bytes = state_elements * static_cast<int64_t>(sizeof(State));
   for (int64_t i = 0; i < range.num_rows; ++i) {
     if (i + kRowsAhead < range.num_rows) {
@@ -205,7 +205,7 @@ TF_ADADELTA_INLINE void UpdateRows(const SparseTensorUpdate& update, const RowRa
     const uint32_t counter = CounterOfRow(first_counter, range.rows[i], update.row_elements);
     const int64_t end = i == range.num_rows - 1 ? range.end_element : update.row_elements;
     for (int64_t chunk = i == 0 ? range.first_element : 0; chunk < end; chunk += kChunk) {
-      const int64_t state_chunk = kInBlocks ? chunk + chunk / kStateBlock : chunk;
+      const int64_t state_chunk = kInBlocks<Element> ? chunk + chunk / kStateBlock : chunk;
       UpdateChunk<Element>(scalars, range.half_decays[i], grad + chunk, update.row_elements,
                            positions, num_positions, end - chunk < kChunk ? end - chunk : kChunk,
                            var + row + chunk, accum + state_row + state_chunk,

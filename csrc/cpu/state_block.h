@@ -3,7 +3,6 @@
 #define TF_ADADELTA_CPU_STATE_BLOCK_H_
 
 #include <cstdint>
-#include <limits>
 
 #include "adadelta.h"
 #include "block_codes.h"
@@ -23,7 +22,7 @@ class StateBlock {
     uint8_t largest = 0;
     for (int64_t i = 0; i < size; ++i) largest = codes[i] > largest ? codes[i] : largest;
     for (int64_t i = 0; i < size; ++i) values_[i] = LoadCode(codes[i]) * step;
-    if (largest > kLargestCode) largest = LoadOthers(codes, size);
+    if (largest > kLargestCode) largest = LoadAny(codes, size, step);
     resolution_ = ResolutionOf(stored[0], largest);
   }
 
@@ -46,7 +45,6 @@ class StateBlock {
       const uint32_t bits = ToBits(values_[i]);
       largest = bits > largest ? bits : largest;
     }
-    // Everything else has larger bits than positive numbers.
     if (largest >= kInfinityBits) return StoreAny(roundings, size, stored);
     const uint8_t scale = ScaleFor(largest);
     const float inverse = InverseStepOf(scale);
@@ -60,29 +58,27 @@ class StateBlock {
   }
 
  private:
-  // Reads what are no numbers; returns the largest code of one.
-  uint8_t LoadOthers(const uint8_t* codes, int64_t size) {
+  // Reads a block not all of which are numbers; returns the largest code of one.
+  uint8_t LoadAny(const uint8_t* codes, int64_t size, float step) {
     uint8_t largest = 0;
     for (int64_t i = 0; i < size; ++i) {
-      if (codes[i] == kInfinityCode) values_[i] = kInfinity<float>;
-      if (codes[i] == kNanCode) values_[i] = kNan;
-      if (codes[i] <= kLargestCode && codes[i] > largest) largest = codes[i];
+      values_[i] = LoadAnyCode(codes[i], step);
+      largest = NumberOf(codes[i]) > largest ? codes[i] : largest;
     }
     return largest;
   }
 
-  static constexpr uint32_t kInfinityBits = 0x7f800000u;
-  static constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
-
+  // Stores one not all of which are numbers.
   void StoreAny(const RandomHalves<kStateBlock>& roundings, int64_t size, uint8_t* stored) const {
-    StateBlock numbers;
+    uint32_t largest = 0;
     for (int64_t i = 0; i < size; ++i) {
-      numbers.values_[i] = ToBits(values_[i]) < kInfinityBits ? values_[i] : 0.0f;
+      const uint32_t bits = NumberBits(values_[i]);
+      largest = bits > largest ? bits : largest;
     }
-    numbers.Store(roundings, size, stored);
+    stored[0] = ScaleFor(largest);
+    const float inverse = InverseStepOf(stored[0]);
     for (int64_t i = 0; i < size; ++i) {
-      if (values_[i] == kInfinity<float>) stored[1 + i] = kInfinityCode;
-      if (values_[i] != values_[i]) stored[1 + i] = kNanCode;
+      stored[1 + i] = StoreAnyCode(values_[i], inverse, roundings.Get(i));
     }
   }
 

@@ -11,8 +11,8 @@ namespace tf_adadelta::cuda {
 namespace {
 
 // How many blocks a multiprocessor must have room for; 0: the compiler decides. With options and
-// elements of 16 or 64 bits, and on Volta always, some compilers spill registers to have room for
-// one more. Two blocks have 64 KB on their way, more than twice what keeps the memory busy
+// elements of 16 or 64 bits or accumulators in blocks, and on Volta always, some compilers spill
+// registers to have room for one more. Two blocks have 64 KB on their way, more than twice what keeps the memory busy
 // (docs/cuda.md).
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 750
 inline constexpr bool kIsVolta = true;
@@ -20,7 +20,8 @@ inline constexpr bool kIsVolta = true;
 inline constexpr bool kIsVolta = false;
 #endif
 template <typename Storage, typename Kind>
-inline constexpr int kMinBlocks = kIsVolta || (Kind::kOptions && sizeof(Storage) != 4) ? 2 : 0;
+inline constexpr int kMinBlocks =
+    kIsVolta || (Kind::kOptions && sizeof(Storage) != 4) || Kind::kBlocks ? 2 : 0;
 
 template <typename Storage, typename Kind, int kCapacity>
 __global__ void __launch_bounds__(kThreads, kMinBlocks<Storage, Kind>)
@@ -35,10 +36,10 @@ cudaError_t LaunchAll(const std::vector<TensorUpdate>& updates,
   cudaError_t error = cudaSuccess;
   const bool averages = HaveAverages(updates);
   const bool grad_accums = HaveGradAccums(updates);
-  WithDenseKind<kIsRandom<Storage>>(options != nullptr, averages, grad_accums, [&](auto kind) {
+  WithDenseKind<Storage>(options != nullptr, averages, grad_accums, [&](auto kind) {
     using Kind = decltype(kind);
     ForEachDenseLaunch<Kind>(
-        updates, sizeof(Storage), hyperparameters, options, [&](const auto& launch) {
+        updates, kUnitSize<Storage>, hyperparameters, options, [&](const auto& launch) {
           constexpr int kCapacity = sizeof(launch.tensors) / sizeof(launch.tensors[0]);
           if (error != cudaSuccess) return;
           error = LaunchKernel(&DenseKernel<Storage, Kind, kCapacity>, dim3(launch.num_blocks),
@@ -51,7 +52,7 @@ cudaError_t LaunchAll(const std::vector<TensorUpdate>& updates,
 template <typename Storage>
 cudaError_t LoadAll(bool options, bool averages, bool grad_accums) {
   cudaError_t error = cudaSuccess;
-  WithDenseKind<kIsRandom<Storage>>(options, averages, grad_accums, [&](auto kind) {
+  WithDenseKind<Storage>(options, averages, grad_accums, [&](auto kind) {
     using Kind = decltype(kind);
     cudaFuncAttributes attributes;
     error = cudaFuncGetAttributes(&attributes, &DenseKernel<Storage, Kind, kSmallCapacity<Kind>>);
@@ -66,7 +67,6 @@ cudaError_t LoadAll(bool options, bool averages, bool grad_accums) {
 std::string DenseUpdate(DType dtype, const std::vector<TensorUpdate>& updates,
                         const DeviceHyperparameters& hyperparameters, const DeviceOptions* options,
                         const Stream& stream) {
-  if (dtype == DType::kFloatUInt8State) return kNoBlocks;
   const CurrentDevice device(stream.device);
   if (device.error() != cudaSuccess) return Explain(device.error());
   return Explain(WithStorage(dtype, [&](auto storage) {
@@ -76,7 +76,6 @@ std::string DenseUpdate(DType dtype, const std::vector<TensorUpdate>& updates,
 }
 
 std::string LoadDenseKernels(DType dtype, bool options, bool averages, bool grad_accums) {
-  if (dtype == DType::kFloatUInt8State) return kNoBlocks;
   return Explain(WithStorage(dtype, [&](auto storage) {
     return LoadAll<decltype(storage)>(options, averages, grad_accums);
   }));

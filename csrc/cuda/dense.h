@@ -14,9 +14,6 @@
 
 namespace tf_adadelta::cuda {
 
-// What is said of accumulators in blocks (block_codes.h).
-inline constexpr char kNoBlocks[] = "accumulators in uint8 have no kernel on a GPU";
-
 // A hyperparameter: in device memory, so that the host never waits for it, or known to the host.
 struct Scalar {
   const double* pointer;  // To device memory; null where `value` counts.

@@ -11,10 +11,12 @@
 #include <vector>
 
 #include "adadelta.h"
+#include "block_codes.h"
 #include "cuda/compute.h"
 #include "cuda/dense.h"
 #include "cuda/elements.h"
 #include "cuda/launch_plan.h"
+#include "cuda/warp.h"
 #include "storage.h"
 #include "tensor_update.h"
 
@@ -34,13 +36,14 @@ struct ClippedTensor : LaunchTensor<kStreams> {
 };
 
 // The launches of the update: without options, or with them and with the buffers that go with some
-// of them; to the nearest, or at random.
-template <bool options, bool average, bool grad_accum, bool random>
+// of them; to the nearest, or at random, and then of accumulators in blocks or not.
+template <bool options, bool average, bool grad_accum, bool random, bool blocks>
 struct DenseKind {
   static constexpr bool kOptions = options;
   static constexpr bool kHasAverage = average;
   static constexpr bool kHasGradAccum = grad_accum;
   static constexpr bool kRandom = random;
+  static constexpr bool kBlocks = blocks;
 
   // The streams of a tensor.
   static constexpr int kGrad = 0;
@@ -55,20 +58,19 @@ struct DenseKind {
     return stream == kAccum || stream == kAccumUpdate;
   }
 
-  // Of all six streams, rounded at random, the registers do not hold two.
-  static constexpr int kVectors = average && grad_accum && random ? 1 : 2;
+  // Of all six streams, rounded at random, the registers do not hold two. A warp takes a block of
+  // two for each of its threads.
+  static constexpr int kVectors = average && grad_accum && random && !blocks ? 1 : 2;
   using Scalars = std::conditional_t<options, AllScalars, PlainScalars>;
   using NearestTensor =
       std::conditional_t<options, ClippedTensor<kStreams>, LaunchTensor<kStreams>>;
-  using Tensor = std::conditional_t<random, RandomTensor<NearestTensor>, NearestTensor>;
+  using FlatTensor = std::conditional_t<random, RandomTensor<NearestTensor>, NearestTensor>;
+  using Tensor = std::conditional_t<blocks, BlockTensor<FlatTensor>, FlatTensor>;
 };
-
-template <bool random>
-using PlainKind = DenseKind<false, false, false, random>;
 
 // Calls `visit(launch)` for each launch that the update takes.
 template <typename Kind, typename Visit>
-void ForEachDenseLaunch(const std::vector<TensorUpdate>& updates, int64_t element_size,
+void ForEachDenseLaunch(const std::vector<TensorUpdate>& updates, int64_t unit_size,
                         const DeviceHyperparameters& hyperparameters, const DeviceOptions* options,
                         const Visit& visit,
                         int64_t max_blocks = std::numeric_limits<int32_t>::max()) {
@@ -97,18 +99,25 @@ void ForEachDenseLaunch(const std::vector<TensorUpdate>& updates, int64_t elemen
       static_assert(Kind::Tensor::kStates[0] == Kind::kAccum &&
                     Kind::Tensor::kStates[1] == Kind::kAccumUpdate);
     }
+    if constexpr (Kind::kBlocks) {
+      tensor.count = BlocksOf(update);
+      tensor.row_elements = update.row_elements;
+      tensor.first_state_block = 0;
+    }
   }
-  ForEachLaunch<Kind>(std::move(tensors), element_size, scalars, visit, max_blocks);
+  ForEachLaunch<Kind>(std::move(tensors), unit_size, scalars, visit, max_blocks);
 }
 
 // Calls `use(kind)` with the kind of launches that updates with these are.
-template <bool random, typename Use>
+template <typename Storage, typename Use>
 auto WithDenseKind(bool options, bool average, bool grad_accum, const Use& use) {
-  if (!options) return use(PlainKind<random>());
-  if (average && grad_accum) return use(DenseKind<true, true, true, random>());
-  if (average) return use(DenseKind<true, true, false, random>());
-  if (grad_accum) return use(DenseKind<true, false, true, random>());
-  return use(DenseKind<true, false, false, random>());
+  constexpr bool kRandom = kIsRandom<Storage>;
+  constexpr bool kBlocks = kInBlocks<Storage>;
+  if (!options) return use(DenseKind<false, false, false, kRandom, kBlocks>());
+  if (average && grad_accum) return use(DenseKind<true, true, true, kRandom, kBlocks>());
+  if (average) return use(DenseKind<true, true, false, kRandom, kBlocks>());
+  if (grad_accum) return use(DenseKind<true, false, true, kRandom, kBlocks>());
+  return use(DenseKind<true, false, false, kRandom, kBlocks>());
 }
 
 // The update of an element.
@@ -132,7 +141,7 @@ struct UpdateStep {
     Compute x = Load(element[Kind::kVar]);
     Compute a = Load(element[Kind::kAccum]);
     Compute u = Load(element[Kind::kAccumUpdate]);
-    const Compute normalized_grad = AccumulateGradient<Compute>(scalars, g, a);
+    const Compute normalized_grad = AccumulateGradient<Compute>(accum_scalars, g, a);
     if constexpr (Kind::kOptions) {
       x = options.variable_loss != 0 ? DecayVariable<Compute>(options, x) : x;
     }
@@ -148,6 +157,7 @@ struct UpdateStep {
   }
 
   Scalars<Compute> scalars;
+  Scalars<Compute> accum_scalars;  // With the ε of `accum`.
   OptionScalars<Compute> options;
   uint32_t counter;
 };
@@ -200,31 +210,46 @@ template <typename Storage, typename Kind, int kCapacity>
 TF_ADADELTA_INLINE void DenseThread(const Launch<Kind, kCapacity>& launch, int32_t block,
                                     int thread) {
   using Compute = ComputeOf<Storage>;
-  const Chunk chunk = FindChunk(launch, block, sizeof(Storage));
+  const Chunk chunk = FindChunk(launch, block, kUnitSize<Storage>);
   const auto& tensor = launch.tensors[chunk.tensor];
-  const auto read_counter = [&]() -> uint32_t {
+  const auto counter_from = [&](uint32_t first_word) -> uint32_t {
     if constexpr (Kind::kRandom) {
       return ReadCounter<Storage>(launch.scalars.hyperparameters, tensor.seed_pointer,
                                   tensor.seed) +
-             tensor.first_word + static_cast<uint32_t>(chunk.begin / 2);
+             tensor.first_word + first_word;
     } else {
       return 0;
+    }
+  };
+  // Of a step that `make_step` returns for a counter.
+  const auto for_each_element = [&](const auto& make_step) {
+    if constexpr (Kind::kBlocks) {
+      const Warp warp(thread);
+      const int64_t unit = chunk.begin + thread / kWarpThreads;
+      if (unit >= chunk.end || !warp.acts()) return;
+      const BlockPlace place = PlaceOfBlock(tensor.first_state_block + unit, tensor.row_elements);
+      ForEachElementOfBlock<Storage, Kind>(
+          tensor, place, warp, [&] { return make_step(counter_from(place.first_word)); });
+    } else {
+      ForEachElement<Storage, Kind::kVectors>(tensor, chunk, thread, [&] {
+        return make_step(counter_from(static_cast<uint32_t>(chunk.begin / 2)));
+      });
     }
   };
   if constexpr (Kind::kHasGradAccum) {
     // Before the loads, of which such a step needs fewer.
     if (ReadScalar(launch.scalars.options.update) == 0) {
-      ForEachElement<Storage, Kind::kVectors>(tensor, chunk, thread, [&] {
+      for_each_element([&](uint32_t counter) {
         return AccumulateStep<Kind, Compute>{ReadOptions<Kind, Compute>(launch.scalars, tensor),
-                                             read_counter()};
+                                             counter};
       });
       return;
     }
   }
-  ForEachElement<Storage, Kind::kVectors>(tensor, chunk, thread, [&] {
-    return UpdateStep<Kind, Compute>{ReadScalars<Compute>(launch.scalars.hyperparameters),
-                                     ReadOptions<Kind, Compute>(launch.scalars, tensor),
-                                     read_counter()};
+  for_each_element([&](uint32_t counter) {
+    const auto scalars = ReadScalars<Compute>(launch.scalars.hyperparameters);
+    return UpdateStep<Kind, Compute>{scalars, scalars,
+                                     ReadOptions<Kind, Compute>(launch.scalars, tensor), counter};
   });
 }
 

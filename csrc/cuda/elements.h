@@ -1,5 +1,5 @@
-// How a thread goes through its elements of a chunk: by vectors where it can, and with all loads
-// before the first computation.
+// How a thread goes through its elements of a chunk: by vectors where it can, or with its warp by
+// blocks, and with all loads before the first computation.
 #ifndef TF_ADADELTA_CUDA_ELEMENTS_H_
 #define TF_ADADELTA_CUDA_ELEMENTS_H_
 
@@ -8,8 +8,11 @@
 #include <type_traits>
 
 #include "adadelta.h"
+#include "block_codes.h"
 #include "cuda/compute.h"
 #include "cuda/launch_plan.h"
+#include "cuda/state_block.h"
+#include "cuda/warp.h"
 #include "storage.h"
 
 namespace tf_adadelta::cuda {
@@ -173,6 +176,72 @@ TF_ADADELTA_INLINE auto ForEachElement(const LaunchTensor<kStreams>& tensor, con
     }
   }
   return step;
+}
+
+// The same by a warp, for a block of a variable whose accumulators are in blocks. They are no
+// elements until all of their block are: they are read and stored with those of the other streams.
+template <typename Storage, typename Kind, typename MakeStep>
+TF_ADADELTA_INLINE void ForEachElementOfBlock(const typename Kind::Tensor& tensor,
+                                              const BlockPlace& place, const Warp& warp,
+                                              const MakeStep& make_step) {
+  using Step = decltype(make_step());
+  constexpr int kStreams = Kind::kStreams;
+  constexpr bool kReadsStates = Step::Reads(Kind::kAccum);
+  struct Lane {
+    Storage elements[kLaneElements][kStreams];
+  };
+  PerLane<Lane> lanes;
+  const int size = static_cast<int>(place.size);
+  Storage* streams[kStreams];
+  TF_ADADELTA_UNROLL
+  for (int s = 0; s < kStreams; ++s) {
+    streams[s] = static_cast<Storage*>(tensor.streams[s]) + place.first;
+  }
+  ForEachOfBlock(warp, size, [&](int lane, int k, int i) {
+    TF_ADADELTA_UNROLL
+    for (int s = 0; s < kStreams; ++s) {
+      if (Step::Reads(s) && !Step::IsState(s)) lanes[lane].elements[k][s] = streams[s][i];
+    }
+  });
+  uint8_t* const accum_at = static_cast<uint8_t*>(tensor.streams[Kind::kAccum]) + place.stored;
+  uint8_t* const accum_update_at =
+      static_cast<uint8_t*>(tensor.streams[Kind::kAccumUpdate]) + place.stored;
+  StateBlock accum, accum_update;
+  if constexpr (kReadsStates) {
+    accum.Load(warp, accum_at, size);
+    accum_update.Load(warp, accum_update_at, size);
+  }
+  Step step = make_step();
+  if constexpr (kReadsStates) {
+    accum.ShareScale(warp);
+    accum_update.ShareScale(warp);
+    step.accum_scalars.epsilon += accum.Resolution(warp);
+  }
+  ForEachOfBlock(warp, size, [&](int lane, int k, int i) {
+    auto& element = lanes[lane].elements[k];
+    if constexpr (kReadsStates) {
+      element[Kind::kAccum] = {accum.Get(lane, k)};
+      element[Kind::kAccumUpdate] = {accum_update.Get(lane, k)};
+    }
+    step(element, static_cast<uint32_t>(i));
+    TF_ADADELTA_UNROLL
+    for (int s = 0; s < kStreams; ++s) {
+      if (Step::Writes(s) && !Step::IsState(s)) streams[s][i] = element[s];
+    }
+    if constexpr (kReadsStates) {
+      accum.Set(lane, k, Load(element[Kind::kAccum]));
+      accum_update.Set(lane, k, Load(element[Kind::kAccumUpdate]));
+    }
+  });
+  if constexpr (kReadsStates) {
+    accum.Rescale(warp, size);
+    accum_update.Rescale(warp, size);
+    ForEachOfBlock(warp, size, [&](int lane, int k, int i) {
+      const AtRandom rounding = RoundingAt<Storage>(step.counter, static_cast<uint32_t>(i));
+      accum.Store(lane, k, i, rounding, accum_at);
+      accum_update.Store(lane, k, i, rounding, accum_update_at);
+    });
+  }
 }
 
 }  // namespace tf_adadelta::cuda

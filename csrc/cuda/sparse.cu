@@ -59,9 +59,10 @@ __global__ void __launch_bounds__(kSparseThreads, kMinRowBlocks)
   SumThread<kLevel, Storage>(task, grid, blockIdx.x, blockIdx.y, static_cast<int>(threadIdx.x));
 }
 
-cudaError_t LaunchRows(void (*kernel)(SparseTask, RowGrid), int64_t rows, const SparseTask& task,
-                       cudaStream_t stream) {
-  const RowGrid grid = MakeRowGrid(rows, task.update.row_elements, kMostBlocks, kMostPieces);
+cudaError_t LaunchRows(void (*kernel)(SparseTask, RowGrid), bool in_blocks, int64_t rows,
+                       const SparseTask& task, cudaStream_t stream) {
+  const RowGrid grid =
+      MakeRowGrid(in_blocks, rows, task.update.row_elements, kMostBlocks, kMostPieces);
   return LaunchKernel(kernel,
                       dim3(static_cast<unsigned>(grid.blocks), static_cast<unsigned>(grid.pieces)),
                       kSparseThreads, stream, task, grid);
@@ -71,7 +72,7 @@ template <int kLevel, typename Storage>
 cudaError_t LaunchSums(const SparseTask& task, cudaStream_t stream) {
   const int64_t most_sums = MostSums<kLevel>(task.update);
   if (most_sums == 0) return cudaSuccess;
-  return LaunchRows(&SumKernel<kLevel, Storage>, most_sums, task, stream);
+  return LaunchRows(&SumKernel<kLevel, Storage>, false, most_sums, task, stream);
 }
 
 // The blocks of a launch with a thread for each index.
@@ -142,7 +143,7 @@ cudaError_t UpdateOne(IndexType index_type, const SparseTensorUpdate& update,
   if (error != cudaSuccess) return error;
   error = LaunchSums<2, ComputeOf<Storage>>(task, stream);
   if (error != cudaSuccess) return error;
-  return LaunchRows(&UpdateKernel<Storage>, update.num_indices, task, stream);
+  return LaunchRows(&UpdateKernel<Storage>, kInBlocks<Storage>, update.num_indices, task, stream);
 }
 
 template <typename Storage>
@@ -186,7 +187,6 @@ std::string SparseUpdate(DType dtype, IndexType index_type,
                          const std::vector<SparseTensorUpdate>& updates,
                          const DeviceHyperparameters& hyperparameters, const Allocate& allocate,
                          const Stream& stream) {
-  if (dtype == DType::kFloatUInt8State) return kNoBlocks;
   const CurrentDevice device(stream.device);
   if (device.error() != cudaSuccess) return Explain(device.error());
   const auto handle = static_cast<cudaStream_t>(stream.handle);

@@ -19,8 +19,11 @@
 #include <type_traits>
 
 #include "adadelta.h"
+#include "block_codes.h"
 #include "cuda/compute.h"
 #include "cuda/dense.h"
+#include "cuda/state_block.h"
+#include "cuda/warp.h"
 #include "row_sums.h"
 #include "storage.h"
 #include "tensor_update.h"
@@ -29,12 +32,11 @@ namespace tf_adadelta::cuda {
 
 inline constexpr int kSparseThreads = 256;
 // The columns of a row that a thread handles, whose loads are all on their way at once, and the
-// rows of the gradient that it loads before it adds them.
+// elements of the gradient that it loads before it adds them.
 inline constexpr int kColumns = 4;
-inline constexpr int kRowsAtOnce = 4;
+inline constexpr int kGradsAtOnce = 16;
 // The columns of a row that a group of threads shares, a warp at most.
-inline constexpr int kMostLanes = 32;
-inline constexpr int64_t kPieceColumns = kMostLanes * kColumns;
+inline constexpr int kMostLanes = kWarpThreads;
 
 // One variable with the slots of its gradient.
 struct SparseTask {
@@ -66,22 +68,26 @@ inline int KeyBits(int64_t rows) {
 // threads take a row each.
 struct RowGrid {
   int log2_lanes;
-  int64_t blocks;  // Share the rows.
-  int64_t pieces;  // Share the columns.
+  int64_t piece_columns;  // What a group takes of a row at once.
+  int64_t blocks;         // Share the rows.
+  int64_t pieces;         // Share the columns.
 
   TF_ADADELTA_INLINE int lanes() const { return 1 << log2_lanes; }
   TF_ADADELTA_INLINE int groups() const { return kSparseThreads >> log2_lanes; }
 };
 
-inline RowGrid MakeRowGrid(int64_t rows, int64_t row_elements, int64_t max_blocks,
+// `in_blocks`: whether it is a warp that takes a block (block_codes.h) at once.
+inline RowGrid MakeRowGrid(bool in_blocks, int64_t rows, int64_t row_elements, int64_t max_blocks,
                            int64_t max_pieces) {
   RowGrid grid = {};
-  while (grid.lanes() < kMostLanes && row_elements > int64_t{kColumns} << grid.log2_lanes) {
+  grid.piece_columns = in_blocks ? kStateBlock : kMostLanes * kColumns;
+  while (grid.lanes() < kMostLanes &&
+         (in_blocks || row_elements > int64_t{kColumns} << grid.log2_lanes)) {
     ++grid.log2_lanes;
   }
   const auto parts = [](int64_t count, int64_t size) { return count / size + (count % size != 0); };
   grid.blocks = std::min(parts(rows, grid.groups()), max_blocks);
-  grid.pieces = std::min(parts(row_elements, kPieceColumns), max_pieces);
+  grid.pieces = std::min(parts(row_elements, grid.piece_columns), max_pieces);
   return grid;
 }
 
@@ -93,8 +99,8 @@ TF_ADADELTA_INLINE void ForEachPiece(const RowGrid& grid, int64_t rows, int64_t 
   const int lane = thread & (grid.lanes() - 1);
   for (int64_t row = block * grid.groups() + (thread >> grid.log2_lanes); row < rows;
        row += grid.blocks * grid.groups()) {
-    for (int64_t p = piece; p * kPieceColumns < row_elements; p += grid.pieces) {
-      visit(row, p * kPieceColumns + lane);
+    for (int64_t p = piece; p * grid.piece_columns < row_elements; p += grid.pieces) {
+      visit(row, p * grid.piece_columns + lane);
     }
   }
 }
@@ -168,21 +174,22 @@ TF_ADADELTA_INLINE void RowThread(const SparseTask& task, int64_t thread, int64_
   }
 }
 
-// Adds `count` rows to the sums of kColumns of their columns, in their order. `row_at(i)` returns
+// Adds `count` rows to the sums of `columns` of their columns, in their order. `row_at(i)` returns
 // where the first of these columns is in row i.
-template <typename Compute, typename RowAt>
+template <int columns, typename Compute, typename RowAt>
 TF_ADADELTA_INLINE void AddRows(int64_t count, int64_t columns_left, int lanes, const RowAt& row_at,
-                                Compute (&sum)[kColumns]) {
+                                Compute (&sum)[columns]) {
+  constexpr int kRowsAtOnce = kGradsAtOnce / columns;
   using Value = std::remove_const_t<std::remove_pointer_t<decltype(row_at(0))>>;
   TF_ADADELTA_DO_NOT_UNROLL  // A count that is known would make it a wall of loads.
       for (int64_t next = 0; next < count; next += kRowsAtOnce) {
-    Value values[kRowsAtOnce][kColumns] = {};
+    Value values[kRowsAtOnce][columns] = {};
     TF_ADADELTA_UNROLL
     for (int r = 0; r < kRowsAtOnce; ++r) {
       if (next + r < count) {
         const Value* const row = row_at(next + r);
         TF_ADADELTA_UNROLL
-        for (int i = 0; i < kColumns; ++i) {
+        for (int i = 0; i < columns; ++i) {
           if (i * lanes < columns_left) values[r][i] = row[i * lanes];
         }
       }
@@ -191,16 +198,16 @@ TF_ADADELTA_INLINE void AddRows(int64_t count, int64_t columns_left, int lanes, 
     for (int r = 0; r < kRowsAtOnce; ++r) {
       if (next + r < count) {
         TF_ADADELTA_UNROLL
-        for (int i = 0; i < kColumns; ++i) sum[i] += Load(values[r][i]);
+        for (int i = 0; i < columns; ++i) sum[i] += Load(values[r][i]);
       }
     }
   }
 }
 
 // Adds `count` gradients, from a slot on.
-template <typename Storage, typename Compute>
+template <typename Storage, int columns, typename Compute>
 TF_ADADELTA_INLINE void AddGradients(const SparseTask& task, int64_t slot, int64_t count,
-                                     int64_t column, int lanes, Compute (&sum)[kColumns]) {
+                                     int64_t column, int lanes, Compute (&sum)[columns]) {
   const int64_t row_elements = task.update.row_elements;
   const Storage* const grad = static_cast<const Storage*>(task.update.grad) + column;
   AddRows(
@@ -210,9 +217,9 @@ TF_ADADELTA_INLINE void AddGradients(const SparseTask& task, int64_t slot, int64
 
 // Adds the sums of the largest level that the gradients of `slots` slots have, and then of each
 // smaller one those that are in none of these. Returns the slot behind them.
-template <int kLevel, typename Compute>
+template <int kLevel, int columns, typename Compute>
 TF_ADADELTA_INLINE int64_t AddSums(const SparseTask& task, int64_t slot, int64_t slots,
-                                   int64_t column, int lanes, Compute (&sum)[kColumns]) {
+                                   int64_t column, int lanes, Compute (&sum)[columns]) {
   const int64_t row_elements = task.update.row_elements;
   constexpr int64_t kLarge = kRowsOfSum<kLevel>;
   constexpr int64_t kSmall = kRowsOfSum<kLevel - 1>;
@@ -271,6 +278,19 @@ TF_ADADELTA_INLINE void SumThread(const SparseTask& task, const RowGrid& grid, i
   ForEachPiece(grid, MostSums<kLevel>(task.update), row_elements, block, piece, thread, sum_up);
 }
 
+// Updates an element. `accum_scalars` have the ε of `accum`.
+template <typename Compute>
+TF_ADADELTA_INLINE void UpdateElement(const Scalars<Compute>& scalars,
+                                      const Scalars<Compute>& accum_scalars,
+                                      const Compute& half_decay, const Compute& grad, Compute& var,
+                                      Compute& accum, Compute& accum_update) {
+  accum = DecayIdle<Compute>(half_decay, accum);
+  accum_update = DecayIdle<Compute>(half_decay, accum_update);
+  const Compute normalized_grad = AccumulateGradient<Compute>(accum_scalars, grad, accum);
+  const Compute delta = AccumulateUpdate<Compute>(scalars, normalized_grad, accum_update);
+  var = MoveVariable<Compute>(scalars, delta, var);
+}
+
 // Updates kColumns columns of the row of a slot.
 template <typename Storage, typename Compute>
 TF_ADADELTA_INLINE void UpdateColumns(const SparseTask& task, const Scalars<Compute>& scalars,
@@ -308,12 +328,8 @@ TF_ADADELTA_INLINE void UpdateColumns(const SparseTask& task, const Scalars<Comp
   for (int i = 0; i < kColumns; ++i) {
     const int column = i * lanes;
     if (column < columns_left) {
-      Compute new_x = Load(x[i]);
-      Compute new_a = DecayIdle<Compute>(half_decay, Load(a[i]));
-      Compute new_u = DecayIdle<Compute>(half_decay, Load(u[i]));
-      const Compute normalized_grad = AccumulateGradient<Compute>(scalars, sum[i], new_a);
-      const Compute delta = AccumulateUpdate<Compute>(scalars, normalized_grad, new_u);
-      new_x = MoveVariable<Compute>(scalars, delta, new_x);
+      Compute new_x = Load(x[i]), new_a = Load(a[i]), new_u = Load(u[i]);
+      UpdateElement<Compute>(scalars, scalars, half_decay, sum[i], new_x, new_a, new_u);
       const RoundingOf<Storage> rounding =
           RoundingAt<Storage>(counter, static_cast<uint32_t>(first_column + column));
       StoreRounded(new_x, Other(rounding), &var[column]);
@@ -321,6 +337,67 @@ TF_ADADELTA_INLINE void UpdateColumns(const SparseTask& task, const Scalars<Comp
       StoreRounded(new_u, rounding, &accum_update[column]);
     }
   }
+}
+
+// Updates a block of the row of a slot, with a warp.
+template <typename Storage>
+TF_ADADELTA_INLINE void UpdateBlock(const SparseTask& task, const Scalars<float>& scalars,
+                                    uint32_t first_counter, int64_t slot, int64_t end,
+                                    int64_t first_column, const Warp& warp) {
+  const auto row = static_cast<int64_t>(task.keys[slot]);
+  const int64_t row_elements = task.update.row_elements;
+  const BlockPlace place =
+      PlaceOfBlock(row * BlocksOfRow(row_elements) + first_column / kStateBlock, row_elements);
+  const int size = static_cast<int>(place.size);
+  const uint32_t counter = first_counter + place.first_word;
+  const auto half_decay = static_cast<float>(task.half_decays[slot]);
+  Storage* const var = static_cast<Storage*>(task.update.var) + place.first;
+  uint8_t* const accum_at = static_cast<uint8_t*>(task.update.accum) + place.stored;
+  uint8_t* const accum_update_at = static_cast<uint8_t*>(task.update.accum_update) + place.stored;
+
+  struct Lane {
+    float sum[kLaneElements];
+    Storage x[kLaneElements];
+    int64_t next;
+  };
+  PerLane<Lane> lanes;
+  warp.ForEachLane([&](int lane) {
+    Lane& own = lanes[lane];
+    TF_ADADELTA_UNROLL
+    for (int k = 0; k < kLaneElements; ++k) own.sum[k] = kNothing;
+    own.next = slot;
+    if (end - slot < kSumRows) return;
+    own.next =
+        AddSums<kSumLevels>(task, slot, end - slot, first_column + lane, kWarpThreads, own.sum);
+  });
+  ForEachOfBlock(warp, size, [&](int lane, int k, int i) { lanes[lane].x[k] = var[i]; });
+  StateBlock accum, accum_update;
+  accum.Load(warp, accum_at, size);
+  accum_update.Load(warp, accum_update_at, size);
+  warp.ForEachLane([&](int lane) {
+    Lane& own = lanes[lane];
+    AddGradients<Storage>(task, own.next, end - own.next, first_column + lane, kWarpThreads,
+                          own.sum);
+  });
+  accum.ShareScale(warp);
+  accum_update.ShareScale(warp);
+  Scalars<float> accum_scalars = scalars;
+  accum_scalars.epsilon += DecayIdle<float>(half_decay, accum.Resolution(warp));
+  ForEachOfBlock(warp, size, [&](int lane, int k, int i) {
+    const Lane& own = lanes[lane];
+    float x = Load(own.x[k]), a = accum.Get(lane, k), u = accum_update.Get(lane, k);
+    UpdateElement<float>(scalars, accum_scalars, half_decay, own.sum[k], x, a, u);
+    var[i] = {x};
+    accum.Set(lane, k, a);
+    accum_update.Set(lane, k, u);
+  });
+  accum.Rescale(warp, size);
+  accum_update.Rescale(warp, size);
+  ForEachOfBlock(warp, size, [&](int lane, int k, int i) {
+    const AtRandom rounding = RoundingAt<Storage>(counter, static_cast<uint32_t>(i));
+    accum.Store(lane, k, i, rounding, accum_at);
+    accum_update.Store(lane, k, i, rounding, accum_update_at);
+  });
 }
 
 // Thread `thread` of block (block, piece).
@@ -334,7 +411,14 @@ TF_ADADELTA_INLINE void UpdateThread(const SparseTask& task, const RowGrid& grid
   const auto update = [&](int64_t slot, int64_t column) {
     const int64_t end = task.ends[slot];
     if (end == 0) return;
-    UpdateColumns<Storage, Compute>(task, scalars, counter, slot, end, column, grid.lanes());
+    if constexpr (kInBlocks<Storage>) {
+      const Warp warp(thread);
+      if (!warp.acts()) return;
+      const int64_t first_column = column / kStateBlock * kStateBlock;
+      UpdateBlock<Storage>(task, scalars, counter, slot, end, first_column, warp);
+    } else {
+      UpdateColumns<Storage, Compute>(task, scalars, counter, slot, end, column, grid.lanes());
+    }
   };
   ForEachPiece(grid, task.update.num_indices, task.update.row_elements, block, piece, thread,
                update);

@@ -35,10 +35,6 @@ struct ScalarMaker {
   bool by_pointer;
 };
 
-void CheckHasKernel(DType dtype) {
-  if (dtype == DType::kFloatUInt8State) throw py::type_error(cuda::kNoBlocks);
-}
-
 void EmulateOnHost(const NumpyList& variables, const NumpyList& accums,
                    const NumpyList& accum_updates, const NumpyList& grads,
                    const std::optional<NumpyList>& averages,
@@ -55,7 +51,6 @@ void EmulateOnHost(const NumpyList& variables, const NumpyList& accums,
   DenseArrays arrays(views(variables), views(accums), views(accum_updates), views(grads),
                      views_of(averages), views_of(grad_accums));
   arrays.RoundAtRandom(random_seeds);
-  CheckHasKernel(arrays.dtype);
   const ScalarMaker scalar = {by_pointer};
   cuda::DeviceHyperparameters h = {
       scalar(learning_rate), scalar(rho), scalar(epsilon), {nullptr, step}};
@@ -66,10 +61,10 @@ void EmulateOnHost(const NumpyList& variables, const NumpyList& accums,
       scalar(weight_decay), scalar(ema_momentum), clip_factors ? clip_factors->data() : nullptr};
   WithStorage(arrays.dtype, [&](auto storage) {
     using Storage = decltype(storage);
-    cuda::WithDenseKind<kIsRandom<Storage>>(
+    cuda::WithDenseKind<Storage>(
         options, averages.has_value(), grad_accums.has_value(), [&](auto kind) {
           cuda::ForEachDenseLaunch<decltype(kind)>(
-              arrays.updates, sizeof(Storage), h, options ? &o : nullptr,
+              arrays.updates, cuda::kUnitSize<Storage>, h, options ? &o : nullptr,
               [](const auto& launch) {
                 for (int32_t block = 0; block < launch.num_blocks; ++block) {
                   for (int thread = 0; thread < cuda::kThreads; ++thread) {
@@ -166,8 +161,9 @@ void EmulateSparse(const SparseTensorUpdate& update, const cuda::DeviceHyperpara
   for (int64_t thread = 0; thread < num_threads; ++thread) {
     cuda::RowThread<Compute>(task, thread, num_threads);
   }
-  const auto launch_rows = [&](int64_t rows, const auto& run_thread) {
-    const cuda::RowGrid grid = cuda::MakeRowGrid(rows, update.row_elements, max_blocks, max_pieces);
+  const auto launch_rows = [&](bool in_blocks, int64_t rows, const auto& run_thread) {
+    const cuda::RowGrid grid =
+        cuda::MakeRowGrid(in_blocks, rows, update.row_elements, max_blocks, max_pieces);
     for (int64_t block = 0; block < grid.blocks; ++block) {
       for (int64_t piece = 0; piece < grid.pieces; ++piece) {
         for (int thread = 0; thread < cuda::kSparseThreads; ++thread) {
@@ -176,9 +172,9 @@ void EmulateSparse(const SparseTensorUpdate& update, const cuda::DeviceHyperpara
       }
     }
   };
-  launch_rows(most_sums[0], &cuda::SumThread<1, Storage>);
-  launch_rows(most_sums[1], &cuda::SumThread<2, Storage>);
-  launch_rows(count, &cuda::UpdateThread<Storage>);
+  launch_rows(false, most_sums[0], &cuda::SumThread<1, Storage>);
+  launch_rows(false, most_sums[1], &cuda::SumThread<2, Storage>);
+  launch_rows(kInBlocks<Storage>, count, &cuda::UpdateThread<Storage>);
 }
 
 // Returns the position of the first bad index of each variable, -1 where there is none.
@@ -193,7 +189,6 @@ std::vector<int64_t> EmulateSparseOnHost(const NumpyList& variables, const Numpy
   SparseArrays arrays(views(variables), views(accums), views(accum_updates), views(grads),
                       views(indices), clocks ? std::make_optional(views(*clocks)) : std::nullopt);
   arrays.RoundAtRandom(random_seeds);
-  CheckHasKernel(arrays.dtype);
   const cuda::DeviceHyperparameters h = {
       {nullptr, learning_rate}, {nullptr, rho}, {&epsilon, 0.0}, {&step, -1}};
   std::vector<int64_t> bad_positions;
@@ -234,7 +229,7 @@ std::vector<std::tuple<int64_t, Blocks>> LaunchesOf(const std::vector<uintptr_t>
   const cuda::DeviceOptions none;
   const cuda::DeviceOptions* const o = options ? &none : nullptr;
   std::vector<std::tuple<int64_t, Blocks>> launches;
-  cuda::WithDenseKind<false>(options, average, grad_accum, [&](auto kind) {
+  cuda::WithDenseKind<float>(options, average, grad_accum, [&](auto kind) {
     cuda::ForEachDenseLaunch<decltype(kind)>(
         updates, itemsize, {}, o,
         [&](const auto& launch) {
@@ -264,7 +259,8 @@ void DefineCudaEmulation(py::module_& module) {
   module.def("emulate_cuda_sparse", &EmulateSparseOnHost);
   module.def("cuda_launches", &LaunchesOf);
   module.def("emulate_cuda_norms", &EmulateNormsOnHost);
-  module.attr("CUDA_CHUNK_BYTES") = cuda::kChunkBytes<cuda::PlainKind<false>>;
+  module.attr("CUDA_CHUNK_BYTES") =
+      cuda::kChunkBytes<cuda::DenseKind<false, false, false, false, false>>;
   module.attr("CUDA_NORM_CHUNK_BYTES") = cuda::kChunkBytes<cuda::NormKind<false>>;
 }
 
