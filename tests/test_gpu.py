@@ -18,6 +18,8 @@ from conftest import needs_xla
 from oracle import DTYPES, ROLES, OptionsOracle, Oracle, update
 from test_op_options import BUFFERS, TensorFlow, run_against_oracle
 from test_sparse_kernel import check as check_lagging
+from test_stochastic_training import arrays_of, dtype_of, forms
+from test_stochastic_training import run as run_at_random
 
 import tf_adadelta
 from tf_adadelta import _kernels, kernels, ops
@@ -170,6 +172,7 @@ array_doors = pytest.mark.parametrize(
     ],
 )
 needs_tensorflow_gpu = pytest.mark.skipif(not TF_GPU, reason="no GPU that TensorFlow sees")
+MODES = {"eager": "eager", "graph": "function", "jit": "jit_compile"}
 tf_modes = pytest.mark.parametrize("mode", ["eager", "graph", pytest.param("jit", marks=needs_xla)])
 dtypes = pytest.mark.parametrize("dtype", DTYPES)
 
@@ -374,33 +377,18 @@ def same_bits(door, on_cpu, on_gpu):
     )
 
 
-def stored_at_random(oracle):
-    """The values of an oracle, of which those that are rounded at random are in bfloat16."""
-    narrow = ("accums", "accum_updates")
-    return {
-        role: [
-            array.astype(ml_dtypes.bfloat16) if role in narrow else array
-            for array in oracle.stored(role)
-        ]
-        for role in oracle.values
-    }
-
-
-# All in bfloat16, or the averages of float32 variables.
-rounded_dtypes = pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-
-
 @array_doors
 @needs_fma
-@rounded_dtypes
+@forms
 @pytest.mark.parametrize("on_device", [False, True], ids=["number", "device scalar"])
 @pytest.mark.parametrize("buffers", [None, *BUFFERS], ids=str)
 def test_stochastic_rounding_has_the_bits_of_the_cpu(door, buffers, on_device, dtype):
-    skip_dtype(door, "bfloat16")
-    shapes = [(0,), (1,), (3,), (4097,), (20_001,)]
-    oracle = OptionsOracle(*(buffers or (False, False)), shapes, dtype)
+    skip_dtype(door, "float32" if dtype == "uint8" else "bfloat16")
+    shapes = [(0,), (1,), (3, 300), (4097,), (1, 20_001)]
+    oracle = OptionsOracle(*(buffers or (False, False)), shapes, dtype_of(dtype))
     options = {} if buffers is None else {"weight_decay": 0.01, "ema_momentum": 0.9}
-    on_cpu = stored_at_random(oracle)
+    on_cpu = {role: oracle.stored(role) for role in oracle.roles}
+    on_cpu.update(zip(ROLES, arrays_of(oracle, dtype)))
     on_gpu = {role: [door.put(array) for array in on_cpu[role]] for role in oracle.roles}
     for number in range(4):
         grads = oracle.new_grads()
@@ -422,11 +410,11 @@ def test_stochastic_rounding_has_the_bits_of_the_cpu(door, buffers, on_device, d
 
 @array_doors
 @needs_fma
-@rounded_dtypes
+@forms
 def test_sparse_stochastic_rounding_has_the_bits_of_the_cpu(door, dtype):
-    skip_dtype(door, "bfloat16")
-    oracle = Oracle([(40, 33), (7, 300)], dtype)
-    on_cpu = list(stored_at_random(oracle).values())
+    skip_dtype(door, "float32" if dtype == "uint8" else "bfloat16")
+    oracle = Oracle([(40, 33), (7, 300)], dtype_of(dtype))
+    on_cpu = arrays_of(oracle, dtype)
     on_gpu = [[door.put(array) for array in arrays] for arrays in on_cpu]
     for step in range(3):
         indices = [oracle.rng.zipf(1.3, 500) % 40, oracle.rng.integers(0, 7, 5)]
@@ -929,11 +917,11 @@ def test_op_matches_oracle(mode, dtype):
 @needs_tensorflow_gpu
 @needs_fma
 @tf_modes
-@rounded_dtypes
+@forms
 @pytest.mark.parametrize("sparse", [False, True])
 def test_stochastic_rounding_of_the_op_has_the_bits_of_the_cpu(mode, sparse, dtype):
-    oracle = Oracle([(9, 33), (4, 5)], dtype)
-    arrays = list(stored_at_random(oracle).values())
+    oracle = Oracle([(9, 33), (4, 305)], dtype_of(dtype))
+    arrays = arrays_of(oracle, dtype)
     call = ops.fused_adadelta_sparse_apply if sparse else ops.fused_adadelta_apply
     kernel = kernels.fused_adadelta_sparse_apply if sparse else kernels.fused_adadelta_apply
     with tf.device("GPU:0"):
@@ -953,6 +941,20 @@ def test_stochastic_rounding_of_the_op_has_the_bits_of_the_cpu(mode, sparse, dty
     for row, expected in zip(state, arrays):
         for variable, array in zip(row, expected):
             assert variable.numpy().tobytes() == array.tobytes()
+
+
+@needs_tensorflow_gpu
+@needs_fma
+@tf_modes
+@forms
+def test_optimizer_with_stochastic_rounding_has_the_bits_of_the_cpu(mode, dtype):
+    options = {"weight_decay": 0.01, "use_ema": True, "ema_momentum": 0.9}
+    results = []
+    for device in ("GPU:0", "CPU:0"):
+        with tf.device(device):
+            results.append(run_at_random(MODES[mode], dtype=dtype, **options))
+    for on_gpu, on_cpu in zip(*results):
+        assert on_gpu.tobytes() == on_cpu.tobytes()
 
 
 @needs_tensorflow_gpu

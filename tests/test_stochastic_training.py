@@ -89,16 +89,19 @@ def run(mode="eager", steps=7, grads_of=make_grads, variables=None, dtype="bfloa
     return [variable.numpy() for variable in (*variables, *optimizer.variables)]
 
 
+def narrow(array, form):
+    """An average as it is stored."""
+    if form == "uint8":
+        return _block_codes.encode(array).numpy()
+    return array.astype(ml_dtypes.bfloat16)
+
+
 def arrays_of(oracle, form):
     """Its values as they are stored."""
-    x, *averages = (oracle.stored(role) for role in oracle.values)
-
-    def narrow(array):
-        if form == "uint8":
-            return _block_codes.encode(array).numpy()
-        return array.astype(ml_dtypes.bfloat16)
-
-    return [x, *(list(map(narrow, arrays)) for arrays in averages)]
+    return [
+        [array if role == "variables" else narrow(array, form) for array in oracle.stored(role)]
+        for role in oracle.values
+    ]
 
 
 @pytest.mark.parametrize("mode", MODES)
