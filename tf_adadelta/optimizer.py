@@ -83,8 +83,8 @@ class Adadelta(keras.optimizers.Adadelta):
             instead of 28, and are rounded stochastically; the variables themselves stay as exact as
             they are. "uint8": in 8 bits, with a scale for every 256 elements of a row, a quarter of
             the memory and 16 bytes an element; those of variables of less than 4,096 elements, or
-            with rows of less than 16, stay in float32. For the CPU only. The slots show, save and
-            load float32 values.
+            with rows of less than 16, stay in float32. The slots show, save and load float32
+            values.
         stochastic_rounding: Whether bfloat16 variables, as with the dtype policy "bfloat16", and
             what is kept for them are rounded up or down at random, so that they are right in the
             mean; rounded to the nearest, they stop moving where a step is less than half the

@@ -11,9 +11,9 @@ namespace tf_adadelta::cuda {
 namespace {
 
 // How many blocks a multiprocessor must have room for; 0: the compiler decides. With options and
-// elements of 16 or 64 bits or accumulators in blocks, and on Volta always, some compilers spill
-// registers to have room for one more. Two blocks have 64 KB on their way, more than twice what keeps the memory busy
-// (docs/cuda.md).
+// elements of 16 or 64 bits, with accumulators in blocks, and on Volta always, some compilers spill
+// registers to have room for one more. Two blocks have 64 KB on their way, of blocks 40, and less
+// than half of it keeps the memory busy (docs/cuda.md).
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 750
 inline constexpr bool kIsVolta = true;
 #else
