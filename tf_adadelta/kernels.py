@@ -19,6 +19,9 @@ from tf_adadelta._library import load_kernels
 
 _kernels = load_kernels()
 
+# Asked for once, since the answer takes as long as the update of ten thousand elements.
+_NUM_CORES = len(os.sched_getaffinity(0))
+
 Arrays = npt.NDArray[Any] | Sequence[npt.NDArray[Any]]
 DeviceArrays = Any | Sequence[Any]
 """An array on a CUDA device that has `__dlpack__`, or a sequence of such."""
@@ -102,7 +105,8 @@ def fused_adadelta_apply(
             element; no other variable or step has the same. None: to the nearest, ties to even.
         step: An int, the count of steps before this one; with arrays on a GPU also an int64 array
             without dimensions on it.
-        num_threads: How many threads may work at once. Defaults to one for each core. For the CPU.
+        num_threads: How many threads may work at once. Defaults to one for each core that
+            the process may run on. For the CPU.
         instruction_set: One of `instruction_sets()`. Defaults to the widest. For the CPU.
         stream: The handle of the CUDA stream to queue the work on. Defaults to the current stream
             of PyTorch or CuPy for arrays of theirs, for others to the legacy default stream.
@@ -159,7 +163,7 @@ def fused_adadelta_apply(
         ema_momentum,
         random_seeds,
         step,
-        num_threads or os.cpu_count() or 1,
+        num_threads or _NUM_CORES,
         instruction_set or "",
     )
 
@@ -213,7 +217,8 @@ def fused_adadelta_sparse_apply(
         epsilon: Added inside both square roots, likewise.
         random_seeds: As in `fused_adadelta_apply`.
         step: As in `fused_adadelta_apply`.
-        num_threads: How many threads may work at once. Defaults to one for each core. For the CPU.
+        num_threads: How many threads may work at once. Defaults to one for each core that
+            the process may run on. For the CPU.
         instruction_set: One of `instruction_sets()`. Defaults to the widest. For the CPU.
         stream: The CUDA stream, as in `fused_adadelta_apply`.
 
@@ -246,7 +251,7 @@ def fused_adadelta_sparse_apply(
         epsilon,
         random_seeds,
         step,
-        num_threads or os.cpu_count() or 1,
+        num_threads or _NUM_CORES,
         instruction_set or "",
     )
 
@@ -272,7 +277,7 @@ def copy_streams(
     if not all_numpy:
         raise TypeError("copy_streams takes numpy.ndarray only")
     _kernels.copy_streams(
-        *lists.values(), num_threads or os.cpu_count() or 1, instruction_set or ""
+        *lists.values(), num_threads or _NUM_CORES, instruction_set or ""
     )
 
 
@@ -337,7 +342,7 @@ def squared_norms(
         *lists.values(),
         grad_scale,
         bool(update),
-        num_threads or os.cpu_count() or 1,
+        num_threads or _NUM_CORES,
         instruction_set or "",
     )
 

@@ -195,6 +195,25 @@ void SetRandomSeeds(const std::optional<std::vector<int64_t>>& seeds, std::vecto
   *updates = WithSeeds(std::move(*updates), seeds->data());
 }
 
+// The names of the dtypes of nearly all arrays; null of others.
+const char* KnownName(const py::dtype& dtype) {
+  if (dtype.byteorder() != '=') return nullptr;
+  switch (dtype.char_()) {
+    case 'e':
+      return "float16";
+    case 'f':
+      return "float32";
+    case 'd':
+      return "float64";
+    case 'i':
+      return "int32";
+    case 'l':
+      return "int64";
+    default:
+      return nullptr;
+  }
+}
+
 }  // namespace
 
 int64_t ArrayView::size() const {
@@ -231,8 +250,9 @@ ViewList NumpyViews::operator()(const std::vector<py::array>& arrays) {
 const std::string& NumpyViews::NameOf(const py::dtype& dtype) {
   if (!dtype.is(dtype_)) {
     dtype_ = dtype;
+    const char* const known = KnownName(dtype);
     // As a handle: to the str() of pybind11 2.13 a dtype could be two things.
-    name_ = py::str(static_cast<const py::handle&>(dtype));
+    name_ = known != nullptr ? known : py::str(static_cast<const py::handle&>(dtype));
   }
   return name_;
 }
