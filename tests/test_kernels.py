@@ -1,5 +1,7 @@
 """The CPU kernel through the NumPy door."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from oracle import DTYPES, Oracle
@@ -101,6 +103,51 @@ def test_bits_do_not_depend_on_threads():
         results.append(np.concatenate([np.concatenate(arrays) for arrays in state]))
     for result in results[1:]:
         np.testing.assert_array_equal(result.view(np.uint32), results[0].view(np.uint32))
+
+
+def run_steps(num_threads):
+    oracle = Oracle([(5 * BLOCK + 3,)], "float32")
+    state = [oracle.stored(role) for role in oracle.values]
+    for _ in range(20):
+        kernels.fused_adadelta_apply(
+            *state, oracle.new_grads(), learning_rate=1.0, num_threads=num_threads
+        )
+    return b"".join(array.tobytes() for (array,) in state)
+
+
+def test_calls_at_once_share_threads():
+    expected = run_steps(1)
+    with ThreadPoolExecutor(8) as callers:
+        assert all(result == expected for result in callers.map(run_steps, [2, 3, 4, 5] * 8))
+
+
+def test_threads_are_kept_and_a_fork_starts_its_own():
+    """The fork has none of its parent's threads, and perhaps a lock that one of them holds."""
+    program = """
+        import os, signal, threading, warnings
+        from test_kernels import run_steps
+
+        def count_threads():
+            return len(os.listdir("/proc/self/task"))
+
+        expected = run_steps(1)
+        before = count_threads()
+        assert run_steps(4) == expected and run_steps(4) == expected
+        assert count_threads() == before + 3
+        caller = threading.Thread(target=lambda: [run_steps(4) for _ in range(10)])
+        caller.start()
+        warnings.simplefilter("ignore", DeprecationWarning)  # Of a fork beside threads.
+        for _ in range(10):
+            child = os.fork()
+            if child == 0:
+                signal.alarm(60)
+                assert count_threads() == 1
+                same = run_steps(3) == expected and count_threads() == 3
+                os._exit(0 if same else 1)
+            assert os.waitpid(child, 0)[1] == 0
+        caller.join()
+    """
+    check_program(program)
 
 
 def test_subnormals_are_harmless():

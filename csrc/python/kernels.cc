@@ -4,11 +4,8 @@
 #include <pybind11/stl.h>
 
 #include <cstdint>
-#include <functional>
 #include <optional>
 #include <string>
-#include <system_error>
-#include <thread>
 #include <tuple>
 #include <utility>
 #include <vector>
@@ -19,6 +16,7 @@
 #include "partition.h"
 #include "python/arrays.h"
 #include "python/cuda.h"
+#include "python/threads.h"
 
 namespace tf_adadelta {
 namespace {
@@ -35,7 +33,7 @@ const InstructionSet& FindInstructionSet(const std::string& name) {
 using ArrayList = std::vector<py::array>;
 using Seeds = std::optional<std::vector<int64_t>>;
 
-// Calls `update(workers, instruction_set)` with threads of its own.
+// Calls `update(workers, instruction_set)`.
 template <typename Update>
 void Run(int num_threads, const std::string& instruction_set, const Update& update) {
   if (num_threads < 1) {
@@ -43,17 +41,8 @@ void Run(int num_threads, const std::string& instruction_set, const Update& upda
   }
   const InstructionSet& set =
       instruction_set.empty() ? BestInstructionSet() : FindInstructionSet(instruction_set);
-  std::vector<std::thread> threads;
-  const Workers workers = {num_threads, [&threads](std::function<void()> task) {
-                             try {
-                               threads.emplace_back(std::move(task));
-                             } catch (const std::system_error&) {
-                               // No thread to be had: those that there are do the work.
-                             }
-                           }};
   const py::gil_scoped_release release;
-  update(workers, set);
-  for (std::thread& thread : threads) thread.join();
+  update(SharedWorkers(num_threads), set);
 }
 
 std::optional<ViewList> ViewsOf(NumpyViews& views, const std::optional<ArrayList>& arrays) {
