@@ -37,7 +37,7 @@ struct RandomTensor : Base {
   uint32_t first_word;  // Of those of its variable: 0 unless this is not all of it.
 
   // The streams that are accumulators, and the bytes of their elements.
-  static constexpr int kStates[] = {1, 2};
+  static constexpr int kStates[2] = {1, 2};  // clang 12 reads no array without a bound.
   static constexpr int64_t kStateSize = sizeof(StochasticBFloat16);
 };
 
