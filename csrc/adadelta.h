@@ -43,11 +43,23 @@ struct Scalars {
   T epsilon;
 };
 
+template <typename T>
+inline constexpr T kInfinity = std::numeric_limits<T>::infinity();
+template <typename T>
+inline constexpr T kNan = std::numeric_limits<T>::quiet_NaN();
+
+// A scalar in the type of the arithmetic. What is not a number loses its payload, so that whatever
+// a step makes of bfloat16 elements has none but theirs (StoreHigh).
+template <typename T>
+TF_ADADELTA_INLINE T ToScalar(double value) {
+  return static_cast<T>(value == value ? value : kNan<double>);
+}
+
 // The step is computed in double for double, in float for everything narrower.
 template <typename T>
 TF_ADADELTA_INLINE Scalars<T> MakeScalars(double learning_rate, double rho, double epsilon) {
-  return {static_cast<T>(learning_rate), static_cast<T>(rho), static_cast<T>(1.0 - rho),
-          static_cast<T>(epsilon)};
+  return {ToScalar<T>(learning_rate), ToScalar<T>(rho), ToScalar<T>(1.0 - rho),
+          ToScalar<T>(epsilon)};
 }
 
 // A step in three parts, each of which takes what the one before returns, so that a kernel may run
@@ -99,22 +111,17 @@ struct OptionScalars {
 inline constexpr double kNoClipvalue = std::numeric_limits<double>::max();
 
 template <typename T>
-inline constexpr T kInfinity = std::numeric_limits<T>::infinity();
-template <typename T>
-inline constexpr T kNan = std::numeric_limits<T>::quiet_NaN();
-
-template <typename T>
 TF_ADADELTA_INLINE OptionScalars<T> MakeOptionScalars(double grad_scale, double clip_factor,
                                                       double clipvalue, double weight_decay,
                                                       double learning_rate, double ema_momentum) {
   constexpr double kNone = kNoClipvalue;
   constexpr double kUnlimited = kInfinity<double>;
-  return {static_cast<T>(grad_scale),
-          static_cast<T>(clip_factor),
-          static_cast<T>(clipvalue < kNone ? clipvalue : kUnlimited),
-          static_cast<T>(weight_decay * learning_rate),
-          static_cast<T>(ema_momentum),
-          static_cast<T>(1.0 - ema_momentum)};
+  return {ToScalar<T>(grad_scale),
+          ToScalar<T>(clip_factor),
+          ToScalar<T>(clipvalue < kNone ? clipvalue : kUnlimited),
+          ToScalar<T>(weight_decay * learning_rate),
+          ToScalar<T>(ema_momentum),
+          ToScalar<T>(1.0 - ema_momentum)};
 }
 
 // Adds a gradient to those since the last step.

@@ -168,7 +168,7 @@ TF_ADADELTA_INLINE void Store(float value, float* out) { *out = value; }
 TF_ADADELTA_INLINE void Store(double value, double* out) { *out = value; }
 
 // Rounds a value, in the upper half of a word, by the lower half of `bits`. What is not a number is
-// cut short, as StoreHigh does; an infinity stays one.
+// cut short; an infinity stays one.
 TF_ADADELTA_INLINE uint32_t StoreHighAtRandom(float value, uint32_t bits) {
   return ToBits(value) + (value == value ? bits & 0xffffu : 0u);
 }
@@ -217,11 +217,10 @@ TF_ADADELTA_INLINE float LoadHigh<BFloat16>(uint32_t word) {
 
 template <>
 TF_ADADELTA_INLINE uint32_t StoreHigh<BFloat16>(float value) {
+  // What is not a number has a lower half of zero, as the elements that it is made of have
+  // (ToScalar), so no carry makes a number of it.
   const uint32_t bits = ToBits(value);
-  const uint32_t nearest = 0x7fffu + ((bits >> 16) & 1u);
-  // What is not a number is cut short instead, since a carry could make a number of it; arithmetic
-  // has left it a bit that remains.
-  return bits + (value == value ? nearest : 0u);
+  return bits + 0x7fffu + ((bits >> 16) & 1u);
 }
 
 template <>

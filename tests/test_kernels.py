@@ -105,6 +105,34 @@ def test_bits_do_not_depend_on_threads():
         np.testing.assert_array_equal(result.view(np.uint32), results[0].view(np.uint32))
 
 
+@pytest.mark.parametrize("instruction_set", kernels.instruction_sets())
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_nan_keeps_none_of_its_payload(dtype, instruction_set):
+    """Rounded to bfloat16, one with all bits set would be carried over to a number."""
+    nan = np.uint64(0x7FFFFFFFFFFFFFFF).view(np.float64).item()
+    neutral = {"learning_rate": 0.1, "rho": 0.9, "epsilon": 1e-7}
+    options = ("grad_scale", "clipvalue", "weight_decay", "ema_momentum")
+    for name in (*neutral, *options, "clip_factors"):
+        how = {**neutral, name: [nan] if name == "clip_factors" else nan}
+        state = [np.ones(67, DTYPES[dtype]) for _ in range(4)]
+        average = np.ones(67, DTYPES[dtype])
+        more = {"averages": average} if name == "ema_momentum" else {}
+        kernels.fused_adadelta_apply(*state, **how, **more, instruction_set=instruction_set)
+        written = average if more else state[0]
+        assert np.isnan(written.astype(np.float64)).all() or name == "clipvalue"
+    state = [np.ones((3, 67), DTYPES[dtype]) for _ in range(3)]
+    kernels.fused_adadelta_sparse_apply(
+        *state,
+        np.ones((1, 67), DTYPES[dtype]),
+        np.array([1]),
+        clocks=np.array([0, 0, 0, 5]),
+        **{**neutral, "rho": nan},
+        instruction_set=instruction_set,
+    )
+    for array in state:
+        assert np.isnan(array[1].astype(np.float64)).all()
+
+
 def run_steps(num_threads):
     oracle = Oracle([(5 * BLOCK + 3,)], "float32")
     state = [oracle.stored(role) for role in oracle.values]

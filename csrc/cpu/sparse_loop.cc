@@ -120,7 +120,7 @@ TF_ADADELTA_INLINE void UpdateChunk(const Scalars<ComputeOf<PackOf<Element>>>& s
                                     Element* __restrict__ var, StateOf<Element>* accum_chunk,
                                     StateOf<Element>* accum_update_chunk, uint32_t counter) {
   using Compute = ComputeOf<PackOf<Element>>;
-  const Compute decay = static_cast<Compute>(half_decay);
+  const Compute decay = ToScalar<Compute>(half_decay);
   Chunk<Element> sum;
   const Element* const first = grad + positions[0] * row_elements;
   ForEachPack<Element>(size, [&](int64_t i, auto left) __attribute__((always_inline)) {

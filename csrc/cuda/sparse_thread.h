@@ -303,7 +303,7 @@ TF_ADADELTA_INLINE void UpdateColumns(const SparseTask& task, const Scalars<Comp
   using State = StateOf<Storage>;
   State* const accum = static_cast<State*>(task.update.accum) + row;
   State* const accum_update = static_cast<State*>(task.update.accum_update) + row;
-  const auto half_decay = static_cast<Compute>(task.half_decays[slot]);
+  const auto half_decay = ToScalar<Compute>(task.half_decays[slot]);
   const uint32_t counter =
       CounterOfRow(first_counter, static_cast<int64_t>(task.keys[slot]), row_elements);
 
@@ -350,7 +350,7 @@ TF_ADADELTA_INLINE void UpdateBlock(const SparseTask& task, const Scalars<float>
       PlaceOfBlock(row * BlocksOfRow(row_elements) + first_column / kStateBlock, row_elements);
   const int size = static_cast<int>(place.size);
   const uint32_t counter = first_counter + place.first_word;
-  const auto half_decay = static_cast<float>(task.half_decays[slot]);
+  const auto half_decay = ToScalar<float>(task.half_decays[slot]);
   Storage* const var = static_cast<Storage*>(task.update.var) + place.first;
   uint8_t* const accum_at = static_cast<uint8_t*>(task.update.accum) + place.stored;
   uint8_t* const accum_update_at = static_cast<uint8_t*>(task.update.accum_update) + place.stored;
