@@ -238,6 +238,14 @@ def explain(printed: str, folder: Path) -> str:
     )
 
 
+def as_lists(answers: list[dict[str, str]]) -> dict[str, str]:
+    """Returns CMake's lists of what each TensorFlow answered.
+
+    Empty answers are left out: TensorFlows for the CPU name no GPUs, and to CMake `;` is a list.
+    """
+    return {name: ";".join(filter(None, [a[name] for a in answers])) for name in answers[0]}
+
+
 class CMakeBuild(build_ext):
     """Builds the libraries with CMake and Ninja, next to the Python files."""
 
@@ -258,7 +266,7 @@ class CMakeBuild(build_ext):
 
         asked = [ask(ASK_TENSORFLOW, tensorflow.environment) for tensorflow in found]
         settings = {
-            **{name: ";".join(answer[name] for answer in asked) for name in asked[0]},
+            **as_lists(asked),
             "VERSION": self.distribution.get_version(),
             "OUTPUT_DIR": str(output),
             "Python_EXECUTABLE": sys.executable,

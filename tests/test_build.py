@@ -98,6 +98,18 @@ for name in ("tf-keras", "test", "bench"):
     assert run_setup_functions(program).stdout.split() == ["True", str(brought), str(brought)]
 
 
+def test_several_tensorflows_for_the_cpu_name_no_gpu():
+    """Without that a wheel for several has no CUDA: `;` is no list of architectures."""
+    program = """
+print(as_lists([{"VERSION": "2.20.0", "GPUS": ""}, {"VERSION": "2.21.0", "GPUS": ""}]))
+print(as_lists([{"GPUS": "sm_80;compute_90"}, {"GPUS": ""}]))
+"""
+    assert run_setup_functions(program).stdout.splitlines() == [
+        "{'VERSION': '2.20.0;2.21.0', 'GPUS': ''}",
+        "{'GPUS': 'sm_80;compute_90'}",
+    ]
+
+
 def test_mismatch_of_versions(monkeypatch):
     libraries = {"2.19": {}, "2.21": {}}
     monkeypatch.setattr(_build_info, "build_info", lambda: {"op_libraries": libraries})
