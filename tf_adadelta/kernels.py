@@ -276,9 +276,7 @@ def copy_streams(
     )
     if not all_numpy:
         raise TypeError("copy_streams takes numpy.ndarray only")
-    _kernels.copy_streams(
-        *lists.values(), num_threads or _NUM_CORES, instruction_set or ""
-    )
+    _kernels.copy_streams(*lists.values(), num_threads or _NUM_CORES, instruction_set or "")
 
 
 def squared_norms(
