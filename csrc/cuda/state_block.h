@@ -28,6 +28,7 @@ TF_ADADELTA_INLINE void ForEachOfBlock(const Warp& warp, int size, const Visit& 
   });
 }
 
+// Loaded, then shared, read and set element by element, rescaled, and stored element by element.
 class StateBlock {
  public:
   // Loads what is stored for `size` elements.
@@ -50,7 +51,7 @@ class StateBlock {
       largest[lane] = 0;
       TF_ADADELTA_UNROLL
       for (int k = 0; k < kLaneElements; ++k) {
-        const uint8_t code = NumberOf(CodeOf(lane, k));
+        const uint8_t code = NumberOf(lanes_[lane].codes[k]);
         largest[lane] = code > largest[lane] ? code : largest[lane];
       }
     });
@@ -58,7 +59,7 @@ class StateBlock {
   }
 
   TF_ADADELTA_INLINE float Get(int lane, int k) const {
-    return LoadAnyCode(CodeOf(lane, k), StepOf(scale_));
+    return LoadAnyCode(lanes_[lane].codes[k], StepOf(scale_));
   }
   TF_ADADELTA_INLINE void Set(int lane, int k, float value) { lanes_[lane].values[k] = value; }
 
@@ -84,8 +85,6 @@ class StateBlock {
     uint8_t codes[kLaneElements];
     float values[kLaneElements];
   };
-
-  TF_ADADELTA_INLINE uint8_t CodeOf(int lane, int k) const { return lanes_[lane].codes[k]; }
 
   PerLane<uint8_t> scales_;  // Of which that of the first lane is one.
   uint8_t scale_;
