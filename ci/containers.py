@@ -33,6 +33,9 @@ PAGE = ROOT / "docs" / "containers.md"
 TESTS = ("test_kernels.py", "test_ops.py", "test_optimizer.py")
 EXTRAS = ("pytest", "pytest-xdist", "hypothesis", "mlxtend", "matplotlib", "tqdm")
 
+# The images have none, and without one pip of Debian 13 does not start, told of another or not.
+BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
+
 # Megabytes of all of the image, of what is installed in it for Python, and of ours in that.
 SIZES = """
 import json, pathlib, sysconfig
@@ -77,6 +80,10 @@ class Images:
         work.mkdir(parents=True, exist_ok=True)
         (work / "pip.conf").write_text("\n".join(["[global]", *settings]) + "\n")
         self.mounts = {work / "pip.conf": "/etc/pip.conf", **files}
+        # A copy, since PIP_CERT may name the file itself, which is then seen elsewhere.
+        self.bundle = work / "bundle.crt"
+        if BUNDLE.exists():
+            shutil.copy(BUNDLE, self.bundle)
 
     def volumes(self, mounts: dict[Path, str]) -> list[str]:
         """Returns the options that mount files and folders, read-only."""
@@ -163,6 +170,8 @@ def try_image(
     prepare += "export PYTHONPATH=$PWD/extra TF_CPP_MIN_LOG_LEVEL=2"
     tests = " ".join(f"/source/tests/{test}" for test in files)
     sources = {ROOT / folder: f"/source/{folder}" for folder in ("tests", "examples")}
+    if images.bundle.exists():
+        sources[images.bundle] = str(BUNDLE)
     for step, command in (
         ("tests", f"python -m pytest -q -m 'not exhaustive' -p no:cacheprovider {tests}"),
         ("demo", "python /source/examples/mnist.py"),
