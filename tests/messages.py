@@ -22,7 +22,7 @@ def collect():
         for literals in re.findall(r'message\(FATAL_ERROR((?:\s*"[^"]*")+)', path.read_text()):
             text = "".join(re.findall(r'"([^"]*)"', literals))
             found.setdefault(_tidy(re.sub(r"\$\{\w+\}", "…", text)), path.name)
-    return {message: name for message, name in found.items() if re.search("[a-z]{2}", message)}
+    return {message: name for message, name in found.items() if " " in message and re.search("[a-z]{2}", message)}
 
 
 def _tidy(text):
@@ -70,7 +70,7 @@ def _of_cpp(source):
     source = re.sub(r"//[^\n]*", "", source)
     starts = (
         r"throw py::\w+\(|absl::\w+Error\(|\breturn (?=\"[a-z])|"
-        r"k(?:Missing|NoBlocks)\[\] =|return \"indices"
+        r"k(?:Missing)\[\] =|return \"indices"
     )
     for start in re.finditer(starts + r"|(?:text|found) =\s+(?=std::string|\"[a-z])", source):
         statement = source[start.start() : _end(source, start.end())]
