@@ -65,7 +65,8 @@ def _report(rows: list[Row], elements: int, environment: dict) -> str:
     return (
         "# Memory of the optimizer's state\n\n"
         f"A variable of {elements:,} elements in rows of {_ROW:,}: bytes an element that a process "
-        f"has in use more after {_STEPS} steps than before the optimizer was built.\n\n"
+        f"has in use more after {_STEPS} steps than before the optimizer was built "
+        "(`TF_ENABLE_ONEDNN_OPTS=0`: oneDNN's allocator keeps what is freed).\n\n"
         + markdown_table(("form", "bytes an element"), body, "<>")
         + "\n\n"
         + environment_table(environment)
@@ -80,6 +81,8 @@ def main() -> None:
     forms = _QUICK_FORMS if arguments.quick else _FORMS
     load = os.getloadavg()[0]
     rows = []
+    # With oneDNN, TensorFlow allocates from a pool that keeps the temporaries of an update.
+    os.environ["TF_ENABLE_ONEDNN_OPTS"] = "0"
     # Memory that one form has given back another could take again.
     context = multiprocessing.get_context("spawn")
     with context.Pool(1, maxtasksperchild=1) as pool, show_progress(len(forms)) as advance:
