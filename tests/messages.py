@@ -22,7 +22,11 @@ def collect():
         for literals in re.findall(r'message\(FATAL_ERROR((?:\s*"[^"]*")+)', path.read_text()):
             text = "".join(re.findall(r'"([^"]*)"', literals))
             found.setdefault(_tidy(re.sub(r"\$\{\w+\}", "…", text)), path.name)
-    return {message: name for message, name in found.items() if " " in message and re.search("[a-z]{2}", message)}
+    return {
+        message: name
+        for message, name in found.items()
+        if " " in message and re.search("[a-z]{2}", message)
+    }
 
 
 def _tidy(text):
