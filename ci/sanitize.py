@@ -45,7 +45,8 @@ OPTIMISE = "-DCMAKE_CXX_FLAGS_RELWITHDEBINFO=-O1 -g"
 # Under valgrind a test takes fifty times as long. These go through every kind of loop and check.
 VALGRIND_TESTS = (
     "test_hyperparameters or test_unaligned_starts or test_bad_input or test_empty "
-    "or test_copy_streams or test_large_gradients or test_all_rows or test_sixteen_bit"
+    "or test_copy_streams or test_large_gradients or test_all_rows or test_sixteen_bit "
+    "or test_sparse_state or test_addresses_that_no_vector_of_a_state_may_have"
 )
 
 
@@ -105,7 +106,7 @@ def valgrind(steps: Steps, told: argparse.Namespace) -> None:
     steps.run("valgrind: pool", [*check, build / "pool", "1"], timeout=1200)
     steps.run("valgrind: replay", [*check, build / "replay", CORPUS], timeout=1200)
     report = steps.folder / "valgrind.xml"
-    for file in ("test_kernels.py", "test_sparse_kernel.py"):
+    for file in ("test_kernels.py", "test_sparse_kernel.py", "test_stochastic_rounding.py"):
         name = f"valgrind: {file}"
         python = ["valgrind", "--num-callers=30", "--xml=yes", f"--xml-file={report}"]
         command = [*python, *pytest_command("-x", file, "-k", VALGRIND_TESTS)]
