@@ -177,8 +177,10 @@ TF_ADADELTA_INLINE void Store(const FloatPair& value, Pair<Element>* out) {
 
 TF_ADADELTA_INLINE void Store(const FloatPair& value, AtRandom rounding,
                               Pair<StochasticBFloat16>* out) {
-  out->word = (StoreHighAtRandom(value.even, rounding.bits) >> 16) |
-              (StoreHighAtRandom(value.odd, rounding.bits >> 16) & 0xffff0000u);
+  // No carry makes a number of what is not one (StoreHigh), so this need not ask.
+  const uint32_t even = ToBits(value.even) + (rounding.bits & 0xffffu);
+  const uint32_t odd = ToBits(value.odd) + (rounding.bits >> 16);
+  out->word = (even >> 16) | (odd & 0xffff0000u);
 }
 
 #if defined(TF_ADADELTA_HALF_VECTORS)
