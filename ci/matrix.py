@@ -101,7 +101,7 @@ def install(
     environment: Environment, sources: Path, cell: Cell, arguments: argparse.Namespace
 ) -> dict:
     """Installs the package and returns its own report of the build."""
-    environment.install(*BUILD_TOOLS)
+    environment.install(*BUILD_TOOLS, "pip")  # Which a test calls.
     # Nothing that is there gives way to another version.
     pins = environment.run(["uv", "pip", "freeze", "--python", environment.python])
     constraints = environment.folder / "constraints.txt"

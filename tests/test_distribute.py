@@ -10,7 +10,10 @@ import re
 
 import pytest
 import replicas
+from conftest import needs_xla
 from subprocesses import run_python
+
+pytest.importorskip("tf_keras")
 
 # Four replicas take the code paths of two, and one device those of no strategy: with them, what
 # could differ. For the others test_strategies.py has what `same_as` does.
@@ -22,7 +25,9 @@ CHECKS_OF = {
     "central": ALL_BUT_SAME,
 }
 CASES = [
-    pytest.param(strategy, check, id=f"{strategy}-{check}")
+    pytest.param(
+        strategy, check, id=f"{strategy}-{check}", marks=[needs_xla] if "jit" in check else []
+    )
     for strategy, regex in CHECKS_OF.items()
     for check in replicas.CHECKS
     if re.search(regex, check)

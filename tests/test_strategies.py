@@ -5,9 +5,11 @@ import re
 import numpy as np
 import pytest
 import support
+from conftest import needs_xla
 from oracle import TOLERANCES
 from strategy_task import cells
 
+pytest.importorskip("tf_keras")
 pytestmark = pytest.mark.distribute
 
 ROLES = tuple(support.STRATEGIES)
@@ -108,6 +110,7 @@ def test_one_call_for_each_device_and_kind_of_gradient(outputs, role):
             assert kinds == {"FusedAdadeltaApply", *["FusedAdadeltaSparseApply"] * sparse}
 
 
+@needs_xla  # Of which the table has rows.
 def test_the_table_of_the_document(outputs):
     """`python tests/support.py` writes it anew."""
     assert support.written_table() == support.table({role: outputs(role)[0] for role in ROLES})
