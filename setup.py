@@ -155,12 +155,15 @@ def extras() -> dict[str, list[str]]:
     tf_keras = ["tf-keras" + pin]
     # tf-keras requires `tensorflow` by name: beside tensorflow-cpu it would bring a second one.
     classic = tf_keras if distribution == "tensorflow" else []
+    # For Python 3.10 there is no mkdocstrings that a newer one works with.
+    docs = ["mkdocs-material", "mkdocstrings[python]"]
+    docs.append("pymdown-extensions<12; python_version < '3.11'")
     return {
         "tensorflow": ["tensorflow" + pin],
         "tensorflow-cpu": ["tensorflow-cpu" + pin],
         "and-cuda": ["tensorflow[and-cuda]" + pin],
         "tf-keras": tf_keras,
-        "docs": ["mkdocs-material", "mkdocstrings[python]"],
+        "docs": docs,
         "demo": [present, "mlxtend", "tqdm", *plot],
         "bench": [present, "mlxtend", *plot, *classic],
         "test": [
@@ -169,8 +172,6 @@ def extras() -> dict[str, list[str]]:
             "pytest-xdist",
             "hypothesis",
             "ipykernel",  # Runs the cells of the notebook.
-            "mkdocs-material",
-            "mkdocstrings[python]",
             "mypy",
             "nbclient",
             "pyright[nodejs]",  # Brings the Node that it runs on.
@@ -179,6 +180,7 @@ def extras() -> dict[str, list[str]]:
             "ninja",
             "pybind11",
             "tqdm",  # For the examples.
+            *docs,
             *plot,
             *classic,
         ],

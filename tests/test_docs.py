@@ -30,6 +30,7 @@ from tf_adadelta import _build_info, kernels, ops
 tf_keras = pytest.importorskip("tf_keras")
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.append(str(ROOT))  # Last, and for `benchmarks`, which is not installed.
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 MODULES = [
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
