@@ -57,16 +57,36 @@ struct __attribute__((packed, may_alias)) Pair {
 
 #if defined(TF_ADADELTA_HALF_VECTORS)
 
-#if defined(__AVX2__)
+#if defined(__AVX512F__)
+// The mask of all elements: of the forms without one g++ 12 warns that they use what has no value.
+inline constexpr __mmask16 kAll = 0xffff;
+using Floats = __m512;
+using Halves = __m256i;
+TF_ADADELTA_INLINE Floats Broadcast(float value) { return _mm512_set1_ps(value); }
+TF_ADADELTA_INLINE Floats Sqrt(Floats a) { return _mm512_maskz_sqrt_ps(kAll, a); }
+TF_ADADELTA_INLINE Floats Fma(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
+TF_ADADELTA_INLINE Floats ToFloats(Halves a) { return _mm512_maskz_cvtph_ps(kAll, a); }
+TF_ADADELTA_INLINE Halves ToHalves(Floats a) {
+  return _mm512_maskz_cvtps_ph(kAll, a, _MM_FROUND_TO_NEAREST_INT);
+}
+#elif defined(__AVX2__)
 using Floats = __m256;
+using Halves = __m128i;
 TF_ADADELTA_INLINE Floats Broadcast(float value) { return _mm256_set1_ps(value); }
 TF_ADADELTA_INLINE Floats Sqrt(Floats a) { return _mm256_sqrt_ps(a); }
 TF_ADADELTA_INLINE Floats Fma(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a, b, c); }
+TF_ADADELTA_INLINE Floats ToFloats(Halves a) { return _mm256_cvtph_ps(a); }
+TF_ADADELTA_INLINE Halves ToHalves(Floats a) {
+  return _mm256_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT);
+}
 #else
 using Floats = float32x4_t;
+using Halves = float16x4_t;
 TF_ADADELTA_INLINE Floats Broadcast(float value) { return vdupq_n_f32(value); }
 TF_ADADELTA_INLINE Floats Sqrt(Floats a) { return vsqrtq_f32(a); }
 TF_ADADELTA_INLINE Floats Fma(Floats a, Floats b, Floats c) { return vfmaq_f32(c, a, b); }
+TF_ADADELTA_INLINE Floats ToFloats(Halves a) { return vcvt_f32_f16(a); }
+TF_ADADELTA_INLINE Halves ToHalves(Floats a) { return vcvt_f16_f32(a); }
 #endif
 
 struct __attribute__((packed, may_alias)) UnalignedFloats {
@@ -96,7 +116,7 @@ TF_ADADELTA_INLINE FloatVector sqrt(FloatVector a) { return Sqrt(a.floats); }
 
 // As many neighbours, at any even address.
 struct __attribute__((packed, may_alias)) HalfVector {
-  uint16_t bits[sizeof(Floats) / sizeof(float)];
+  Halves halves;
 };
 
 #endif
@@ -203,25 +223,14 @@ TF_ADADELTA_INLINE FloatVector Clamp(const FloatVector& limit, const FloatVector
   return v < -l ? -l : (v > l ? l : v);
 }
 
-TF_ADADELTA_INLINE FloatVector Load(const HalfVector& halves) {
-#if defined(__F16C__)
-  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(halves.bits)));
-#else
-  return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(halves.bits)));
-#endif
-}
+TF_ADADELTA_INLINE FloatVector Load(const HalfVector& halves) { return ToFloats(halves.halves); }
 
 TF_ADADELTA_INLINE void Unpack(const FloatVector& value, float* out) {
   reinterpret_cast<UnalignedFloats*>(out)->floats = value.floats;
 }
 
 TF_ADADELTA_INLINE void Store(const FloatVector& value, HalfVector* out) {
-#if defined(__F16C__)
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(out->bits),
-                   _mm256_cvtps_ph(value.floats, _MM_FROUND_TO_NEAREST_INT));
-#else
-  vst1_u16(out->bits, vreinterpret_u16_f16(vcvt_f16_f32(value.floats)));
-#endif
+  out->halves = ToHalves(value.floats);
 }
 
 #endif
@@ -257,14 +266,83 @@ TF_ADADELTA_INLINE void ForEachPack(int64_t size, const Use& use) {
   }
 }
 
+// Loads and stores the `count` elements at `array`, fewer than fill a pack.
+template <typename Element>
+TF_ADADELTA_INLINE ComputeOf<PackOf<Element>> LoadRest(const Element* array, int64_t count) {
+  Element elements[kPackElements<Element>] = {};
+  for (int64_t i = 0; i < count; ++i) elements[i] = array[i];
+  return Load(*reinterpret_cast<const PackOf<Element>*>(elements));
+}
+
+template <typename Element>
+TF_ADADELTA_INLINE void StoreRest(const ComputeOf<PackOf<Element>>& value,
+                                  RoundingOf<Element> rounding, Element* array, int64_t count) {
+  Element elements[kPackElements<Element>];
+  Store(value, rounding, reinterpret_cast<PackOf<Element>*>(elements));
+  for (int64_t i = 0; i < count; ++i) array[i] = elements[i];
+}
+
+// A row of a narrow table is nothing but such a rest. Put together in memory it would cost more
+// than the update: a vector cannot be loaded before all the pieces that were stored have left the
+// core.
+#if defined(__AVX512F__)
+
+TF_ADADELTA_INLINE __mmask16 MaskOf(int64_t count) {
+  return static_cast<__mmask16>((1u << count) - 1);
+}
+
+TF_ADADELTA_INLINE FloatVector LoadRest(const Half* array, int64_t count) {
+  return ToFloats(_mm256_maskz_loadu_epi16(MaskOf(count), array));
+}
+
+TF_ADADELTA_INLINE void StoreRest(const FloatVector& value, ToNearest, Half* array, int64_t count) {
+  _mm256_mask_storeu_epi16(array, MaskOf(count), ToHalves(value.floats));
+}
+
+#elif defined(__F16C__)
+
+// Up to three elements, the first lowest.
+TF_ADADELTA_INLINE uint64_t LoadFew(const Half* array, int64_t count) {
+  uint64_t bits = (count & 1) != 0 ? array[count - 1].bits : 0;
+  if ((count & 2) != 0) bits = bits << 32 | reinterpret_cast<const Pair<Half>*>(array)->word;
+  return bits;
+}
+
+TF_ADADELTA_INLINE void StoreFew(uint64_t bits, Half* array, int64_t count) {
+  if ((count & 2) != 0) {
+    reinterpret_cast<Pair<Half>*>(array)->word = static_cast<uint32_t>(bits);
+    bits >>= 32;
+  }
+  if ((count & 1) != 0) array[count - 1].bits = static_cast<uint16_t>(bits);
+}
+
+TF_ADADELTA_INLINE FloatVector LoadRest(const Half* array, int64_t count) {
+  const bool has_four = (count & 4) != 0;
+  uint64_t low = 0;
+  if (has_four) __builtin_memcpy(&low, array, sizeof(low));
+  const uint64_t few = LoadFew(has_four ? array + 4 : array, count & 3);
+  return ToFloats(_mm_set_epi64x(has_four ? few : 0, has_four ? low : few));
+}
+
+TF_ADADELTA_INLINE void StoreRest(const FloatVector& value, ToNearest, Half* array, int64_t count) {
+  const Halves halves = ToHalves(value.floats);
+  uint64_t few = _mm_cvtsi128_si64(halves);
+  if ((count & 4) != 0) {
+    __builtin_memcpy(array, &few, sizeof(few));
+    few = _mm_extract_epi64(halves, 1);
+    array += 4;
+  }
+  StoreFew(few, array, count & 3);
+}
+
+#endif
+
 // Loads and stores the pack at `array`, of which there are `count` elements.
 template <typename Element, typename Count>
 TF_ADADELTA_INLINE ComputeOf<PackOf<Element>> LoadPack(const Element* array,
                                                        [[maybe_unused]] Count count) {
   if constexpr (std::is_same_v<Count, int64_t>) {
-    Element elements[kPackElements<Element>] = {};
-    for (int64_t i = 0; i < count; ++i) elements[i] = array[i];
-    return Load(*reinterpret_cast<const PackOf<Element>*>(elements));
+    return LoadRest(array, count);
   } else {
     return Load(*reinterpret_cast<const PackOf<Element>*>(array));
   }
@@ -275,9 +353,7 @@ TF_ADADELTA_INLINE void StorePack(const ComputeOf<PackOf<Element>>& value,
                                   RoundingOf<Element> rounding, Element* array,
                                   [[maybe_unused]] Count count) {
   if constexpr (std::is_same_v<Count, int64_t>) {
-    Element elements[kPackElements<Element>];
-    Store(value, rounding, reinterpret_cast<PackOf<Element>*>(elements));
-    for (int64_t i = 0; i < count; ++i) array[i] = elements[i];
+    StoreRest(value, rounding, array, count);
   } else {
     Store(value, rounding, reinterpret_cast<PackOf<Element>*>(array));
   }
