@@ -101,7 +101,7 @@ def test_more_than_one_block(shape, dtype):
 @pytest.mark.parametrize("instruction_set", kernels.instruction_sets())
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_all_rows_in_order_is_the_dense_update(dtype, instruction_set):
-    """Bit for bit: the two loops do the same arithmetic, whatever a row leaves for its last pack."""
+    """Bit for bit: the two loops do the same arithmetic, whatever is left for the last pack."""
     rows = 7
     for width in range(1, 36):
         oracle = Oracle([(rows, width)], dtype)
