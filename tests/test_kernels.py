@@ -33,6 +33,34 @@ def test_matches_oracle(dtype, num_threads, instruction_set):
     oracle.check(*state)
 
 
+@pytest.mark.parametrize("instruction_set", kernels.instruction_sets())
+def test_more_than_caches_hold(instruction_set):
+    """Bit for bit what the parts of it give, each of which a cache holds."""
+    size = 5 * 2**20 + 3
+    rng = np.random.default_rng(0)
+    whole = [np.zeros(size, np.float32) for _ in range(5)]
+    parts = [array.copy() for array in whole]
+    for _ in range(2):
+        grad = rng.standard_normal(size, np.float32)
+        for arrays in (
+            [(*whole, grad)],
+            list(zip(*(np.split(a, [2**21]) for a in (*parts, grad)))),
+        ):
+            for *state, average, grad_accum, part in arrays:
+                kernels.fused_adadelta_apply(
+                    *state,
+                    part,
+                    averages=average,
+                    grad_accums=grad_accum,
+                    learning_rate=1.0,
+                    ema_momentum=0.9,
+                    instruction_set=instruction_set,
+                )
+    for a, b in zip(whole, parts):
+        assert a.tobytes() == b.tobytes()
+    assert all(state.any() for state in whole[:4])
+
+
 @pytest.mark.parametrize("rho, epsilon", [(0.0, 1e-6), (0.9, 1e-2), (0.999, 1e-8), (1.0, 1e-7)])
 def test_hyperparameters(rho, epsilon):
     oracle = Oracle([(257,)], "float32")

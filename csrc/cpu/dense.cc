@@ -12,6 +12,9 @@ namespace {
 // Long enough that claiming a block costs nothing, short enough to balance two threads.
 constexpr int64_t kBlockElements = 32 * 1024;
 
+// The elements of a call that hardly come from a cache: 64 MB of arrays in float32.
+constexpr int64_t kMostCached = 4 * 1024 * 1024;
+
 // The pieces of a list of variables that threads share out: of elements, or of the blocks in which
 // their accumulators are stored.
 class Pieces {
@@ -23,6 +26,7 @@ class Pieces {
                    unit_ == 1 ? kBlockElements : kBlockElements / kStateBlock * unit_) {}
 
   int64_t num_blocks() const { return partition_.num_blocks(); }
+  bool from_memory() const { return num_blocks() > kMostCached / kBlockElements; }
 
   // Calls `visit(tensor, begin, end)` for each piece of a block.
   template <typename Visit>
@@ -60,7 +64,7 @@ void DenseUpdate(DType dtype, const std::vector<TensorUpdate>& updates,
     pieces.ForEach(block, [&](size_t tensor, int64_t begin, int64_t end) {
       const double clip_factor = options.clip_factors ? options.clip_factors[tensor] : 1.0;
       instruction_set.dense_loop(kind, dtype, updates[tensor], begin, end, hyperparameters,
-                                 asked_for, clip_factor);
+                                 asked_for, clip_factor, pieces.from_memory());
     });
   });
 }

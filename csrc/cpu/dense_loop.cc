@@ -9,6 +9,7 @@
 #include "adadelta.h"
 #include "block_codes.h"
 #include "cpu/packs.h"
+#include "cpu/prefetch.h"
 #include "cpu/state_block.h"
 #include "storage.h"
 
@@ -62,6 +63,15 @@ template <typename Storage>
 using ChunksOf =
     std::conditional_t<kInBlocks<Storage>, BlockChunks, FlatChunks<kChunkOf<ComputeOf<Storage>>>>;
 
+// Asks for what is two chunks further on.
+template <typename Element>
+TF_ADADELTA_INLINE void PrefetchAhead(const Element* array, int64_t first, int64_t size) {
+  constexpr int64_t kChunksAhead = 2;
+  constexpr int64_t kBytes = sizeof(Element);
+  Prefetch(reinterpret_cast<const char*>(array) + (first + kChunksAhead * size) * kBytes,
+           size * kBytes);
+}
+
 // What the stages of an update hand on: a value, and how the element is rounded by all of them.
 template <typename Storage>
 struct Rounded {
@@ -100,9 +110,12 @@ class Accumulator {
  public:
   using Compute = ComputeOf<Storage>;
 
-  TF_ADADELTA_INLINE explicit Accumulator(void* state) : state_(static_cast<State*>(state)) {}
+  TF_ADADELTA_INLINE Accumulator(void* state, bool from_memory)
+      : state_(static_cast<State*>(state)), from_memory_(from_memory) {}
 
-  TF_ADADELTA_INLINE void LoadChunk(const Chunk&) {}
+  TF_ADADELTA_INLINE void LoadChunk(const Chunk& chunk) {
+    if (from_memory_) PrefetchAhead(state_, chunk.first, chunk.size);
+  }
   TF_ADADELTA_INLINE Compute Get(int64_t i) const { return Load(state_[i]); }
   TF_ADADELTA_INLINE void Set(int64_t i, const Compute& value, RoundingOf<Storage> rounding) {
     Store(value, rounding, &state_[i]);
@@ -115,15 +128,18 @@ class Accumulator {
 
  private:
   State* __restrict__ state_;
+  bool from_memory_;
 };
 
 // One that is stored in blocks.
 template <typename Storage>
 class Accumulator<Storage, uint8_t> {
  public:
-  TF_ADADELTA_INLINE explicit Accumulator(void* state) : state_(static_cast<uint8_t*>(state)) {}
+  TF_ADADELTA_INLINE Accumulator(void* state, bool from_memory)
+      : state_(static_cast<uint8_t*>(state)), from_memory_(from_memory) {}
 
   TF_ADADELTA_INLINE void LoadChunk(const Chunk& chunk) {
+    if (from_memory_) PrefetchAhead(state_, chunk.stored, chunk.size);
     first_ = chunk.first;
     block_.Load(state_ + chunk.stored, chunk.size);
   }
@@ -138,6 +154,7 @@ class Accumulator<Storage, uint8_t> {
 
  private:
   uint8_t* state_;
+  bool from_memory_;
   int64_t first_ = 0;
   StateBlock block_;
 };
@@ -188,15 +205,19 @@ template <typename Storage, typename Compute, bool kOptions, bool kAverage, bool
 TF_ADADELTA_INLINE void Adadelta(const TensorUpdate& update, int64_t begin, int64_t end,
                                  const Scalars<Compute>& scalars,
                                  const OptionScalars<Compute>& options,
-                                 [[maybe_unused]] bool decays, uint32_t counter) {
+                                 [[maybe_unused]] bool decays, uint32_t counter, bool from_memory) {
   Storage* __restrict__ const var = static_cast<Storage*>(update.var);
-  Accumulator<Storage> accum(update.accum);
-  Accumulator<Storage> accum_update(update.accum_update);
+  Accumulator<Storage> accum(update.accum, from_memory);
+  Accumulator<Storage> accum_update(update.accum_update, from_memory);
   const Storage* __restrict__ const grad = static_cast<const Storage*>(update.grad);
   [[maybe_unused]] Storage* __restrict__ const average = static_cast<Storage*>(update.average);
   [[maybe_unused]] Storage* __restrict__ const grad_accum =
       static_cast<Storage*>(update.grad_accum);
 
+  const auto prefetch = [from_memory](const auto* array, const Chunk& chunk)
+                            __attribute__((always_inline)) {
+                              if (from_memory) PrefetchAhead(array, chunk.first, chunk.size);
+                            };
   using Value = Rounded<Storage>;
   using HandedOn = RoundedValues<Storage>;
   const auto start = [counter](const Chunk& chunk, HandedOn& handed_on)
@@ -205,6 +226,8 @@ TF_ADADELTA_INLINE void Adadelta(const TensorUpdate& update, int64_t begin, int6
                          };
   const auto accumulate_gradient = [&](const Chunk& chunk,
                                        HandedOn& handed_on) __attribute__((always_inline)) {
+    prefetch(grad, chunk);
+    if constexpr (kGradAccum) prefetch(grad_accum, chunk);
     accum.LoadChunk(chunk);
     const Scalars<Compute> here = accum.ScalarsOf(scalars);
     ForEach(chunk, handed_on, [&](int64_t i, Value& each) __attribute__((always_inline)) {
@@ -237,6 +260,7 @@ TF_ADADELTA_INLINE void Adadelta(const TensorUpdate& update, int64_t begin, int6
   };
   const auto move_variable = [&](const Chunk& chunk,
                                  HandedOn& handed_on) __attribute__((always_inline)) {
+    prefetch(var, chunk);
     ForEach(chunk, handed_on, [&](int64_t i, Value& each) __attribute__((always_inline)) {
       auto& [value, rounding] = each;
       Compute x = Load(var[i]);
@@ -250,6 +274,7 @@ TF_ADADELTA_INLINE void Adadelta(const TensorUpdate& update, int64_t begin, int6
   if constexpr (kAverage) {
     const auto average_variable = [&](const Chunk& chunk,
                                       HandedOn& handed_on) __attribute__((always_inline)) {
+      prefetch(average, chunk);
       ForEach(chunk, handed_on, [&](int64_t i, Value& each) __attribute__((always_inline)) {
         auto& [value, rounding] = each;
         Store(Average<Compute>(options, value, Load(average[i])), Other(rounding), &average[i]);
@@ -291,11 +316,11 @@ TF_ADADELTA_INLINE void Accumulate(const TensorUpdate& update, int64_t begin, in
 template <typename Storage, typename Compute>
 TF_ADADELTA_INLINE void Dispatch(const TensorUpdate& update, int64_t begin, int64_t end,
                                  const Hyperparameters& h, const Options* options,
-                                 double clip_factor, uint32_t counter = 0) {
+                                 double clip_factor, bool from_memory, uint32_t counter = 0) {
   const Scalars<Compute> scalars = MakeScalars<Compute>(h.learning_rate, h.rho, h.epsilon);
   if (options == nullptr) {
     return Adadelta<Storage, Compute, false, false, false>(update, begin, end, scalars, {}, false,
-                                                           counter);
+                                                           counter, from_memory);
   }
   const OptionScalars<Compute> o =
       MakeOptionScalars<Compute>(options->grad_scale, clip_factor, options->clipvalue,
@@ -306,7 +331,7 @@ TF_ADADELTA_INLINE void Dispatch(const TensorUpdate& update, int64_t begin, int6
   const bool average = update.average != nullptr;
   const auto adadelta = [&](auto has_average, auto has_grad_accum) __attribute__((always_inline)) {
     Adadelta<Storage, Compute, true, has_average, has_grad_accum>(update, begin, end, scalars, o,
-                                                                  decays, counter);
+                                                                  decays, counter, from_memory);
   };
   using std::false_type, std::true_type;
   if (update.grad_accum == nullptr) {
@@ -354,7 +379,9 @@ TF_ADADELTA_INLINE void DispatchPacks(const TensorUpdate& update, int64_t begin,
     const int64_t first = (is_last ? end - rest : begin) / kElements;
     const uint32_t counter =
         FirstCounter(update.random_seed, h.step) + static_cast<uint32_t>(first);
-    Dispatch<Pack, ComputeOf<Pack>>(part, 0, packs, h, options, clip_factor, counter);
+    // The loops over packs have so many instructions for a byte that more cost what is gained.
+    constexpr bool kPrefetches = false;
+    Dispatch<Pack, ComputeOf<Pack>>(part, 0, packs, h, options, clip_factor, kPrefetches, counter);
   }
   for_each_of_rest(kArrays - 1, [](Element& to, const Element& from) { to = from; });
 }
@@ -389,7 +416,7 @@ TF_ADADELTA_INLINE void Copy(const TensorUpdate& update, int64_t begin, int64_t 
 
 void TF_ADADELTA_DENSE_LOOP(LoopKind kind, DType dtype, const TensorUpdate& update, int64_t begin,
                             int64_t end, const Hyperparameters& h, const Options* options,
-                            double clip_factor) {
+                            double clip_factor, bool from_memory) {
   if (kind == LoopKind::kCopy) {
     switch (dtype) {
       case DType::kHalf:
@@ -415,14 +442,16 @@ void TF_ADADELTA_DENSE_LOOP(LoopKind kind, DType dtype, const TensorUpdate& upda
       return DispatchPacks<StochasticBFloat16>(update, begin, end, h, options, clip_factor);
     case DType::kFloatBFloat16State:
       return Dispatch<FloatBFloat16State, float>(update, begin, end, h, options, clip_factor,
+                                                 from_memory,
                                                  FirstCounter(update.random_seed, h.step));
     case DType::kFloatUInt8State:
       return Dispatch<FloatUInt8State, float>(update, begin, end, h, options, clip_factor,
+                                              from_memory,
                                               FirstCounter(update.random_seed, h.step));
     case DType::kFloat:
-      return Dispatch<float, float>(update, begin, end, h, options, clip_factor);
+      return Dispatch<float, float>(update, begin, end, h, options, clip_factor, from_memory);
     case DType::kDouble:
-      return Dispatch<double, double>(update, begin, end, h, options, clip_factor);
+      return Dispatch<double, double>(update, begin, end, h, options, clip_factor, from_memory);
   }
 }
 

@@ -14,9 +14,10 @@ enum class LoopKind { kAdadelta, kCopy };
 
 // Updates the elements [begin, end) of `update`, or, of accumulators that are in blocks, those
 // blocks. `options` is null where there are none; `clip_factor` is that of this variable.
+// `from_memory`: whether the call updates more than caches hold.
 using DenseLoop = void(LoopKind kind, DType dtype, const TensorUpdate& update, int64_t begin,
                        int64_t end, const Hyperparameters& hyperparameters, const Options* options,
-                       double clip_factor);
+                       double clip_factor, bool from_memory);
 
 DenseLoop DenseLoopBaseline;
 DenseLoop DenseLoopAvx2;

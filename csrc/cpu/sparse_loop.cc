@@ -7,6 +7,7 @@
 #include "adadelta.h"
 #include "block_codes.h"
 #include "cpu/packs.h"
+#include "cpu/prefetch.h"
 #include "cpu/state_block.h"
 #include "row_sums.h"
 #include "storage.h"
@@ -163,17 +164,6 @@ TF_ADADELTA_INLINE void UpdateChunk(const Scalars<ComputeOf<PackOf<Element>>>& s
 
 // Rows lie anywhere in memory, where no processor sees the next one coming.
 constexpr int64_t kRowsAhead = 2;
-
-TF_ADADELTA_INLINE void Prefetch(const void* row, int64_t bytes) {
-  constexpr int64_t kLine = 64;
-  constexpr int64_t kMostLines = 16;
-  // A row need not begin with a line, and then ends in one more.
-  const int64_t before = static_cast<int64_t>(reinterpret_cast<uintptr_t>(row) % kLine);
-  const char* const begin = static_cast<const char*>(row) - before;
-  for (int64_t line = 0; line < kMostLines && line * kLine < before + bytes; ++line) {
-    __builtin_prefetch(begin + line * kLine);
-  }
-}
 
 template <typename Element>
 TF_ADADELTA_INLINE void UpdateRows(const SparseTensorUpdate& update, const RowRange& range,
