@@ -5,17 +5,19 @@
 
 namespace tf_adadelta {
 
-#define PROBE(name, Storage)                                                                      \
-  void name(const TensorUpdate& update, int64_t end, const Hyperparameters& h) {                  \
-    const auto s = MakeScalars<ComputeOf<Storage>>(h.learning_rate, h.rho, h.epsilon);            \
-    Adadelta<Storage, ComputeOf<Storage>, false, false, false>(update, 0, end, s, {}, false, 0);  \
-  }                                                                                               \
-  void name##Options(const TensorUpdate& update, int64_t end, const Hyperparameters& h,           \
-                     const Options& o) {                                                          \
-    const auto s = MakeScalars<ComputeOf<Storage>>(h.learning_rate, h.rho, h.epsilon);            \
-    const auto options = MakeOptionScalars<ComputeOf<Storage>>(                                   \
-        o.grad_scale, 1.0, o.clipvalue, o.weight_decay, h.learning_rate, o.ema_momentum);         \
-    Adadelta<Storage, ComputeOf<Storage>, true, true, true>(update, 0, end, s, options, true, 0); \
+#define PROBE(name, Storage)                                                                     \
+  void name(const TensorUpdate& update, int64_t end, const Hyperparameters& h) {                 \
+    const auto s = MakeScalars<ComputeOf<Storage>>(h.learning_rate, h.rho, h.epsilon);           \
+    Adadelta<Storage, ComputeOf<Storage>, false, false, false>(update, 0, end, s, {}, false, 0,  \
+                                                               false);                           \
+  }                                                                                              \
+  void name##Options(const TensorUpdate& update, int64_t end, const Hyperparameters& h,          \
+                     const Options& o) {                                                         \
+    const auto s = MakeScalars<ComputeOf<Storage>>(h.learning_rate, h.rho, h.epsilon);           \
+    const auto options = MakeOptionScalars<ComputeOf<Storage>>(                                  \
+        o.grad_scale, 1.0, o.clipvalue, o.weight_decay, h.learning_rate, o.ema_momentum);        \
+    Adadelta<Storage, ComputeOf<Storage>, true, true, true>(update, 0, end, s, options, true, 0, \
+                                                            false);                              \
   }
 
 PROBE(ProbeFloat32, float)
