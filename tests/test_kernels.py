@@ -1,5 +1,6 @@
 """The CPU kernel through the NumPy door."""
 
+import functools
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -357,6 +358,56 @@ def test_bad_input(spoil, error, message):
     for row, row_before in zip(call, before):
         for array, array_before in zip(row, row_before):
             np.testing.assert_array_equal(array, array_before)
+
+
+@pytest.mark.parametrize(
+    "scalar, message",
+    [
+        ({"learning_rate": "x"}, "learning_rate is 'x', expected a number"),
+        ({"learning_rate": None}, "learning_rate is None, expected a number"),
+        ({"rho": [0.9]}, r"rho is \[0.9\], expected a number"),
+        ({"step": 1.5}, "step is 1.5, expected an integer of 64 bits"),
+        ({"num_threads": "2"}, "num_threads is '2', expected an integer of 64 bits"),
+        ({"instruction_set": 3}, "instruction_set is 3, expected a str"),
+        (
+            {"random_seeds": 3},
+            "random_seeds is 3, expected an integer of 64 bits for each variable",
+        ),
+        (
+            {"random_seeds": np.array([1, 2**64])},
+            r"random_seeds\[1\] is .*, expected an integer of",
+        ),
+    ],
+)
+@pytest.mark.parametrize("sparse", [False, True])
+def test_bad_scalars(scalar, message, sparse):
+    call = arrays(count=2)
+    update = kernels.fused_adadelta_apply
+    if sparse:
+        call = [[array.reshape(-1, 1) for array in row] for row in call]
+        indices = [np.arange(len(array)) for array in call[0]]
+        update = functools.partial(kernels.fused_adadelta_sparse_apply, indices=indices)
+    before = [[array.copy() for array in row] for row in call]
+    with pytest.raises(TypeError, match=f"^{message}"):
+        update(*call, **{"learning_rate": 1.0, **scalar})
+    np.testing.assert_equal(call, before)
+
+
+def test_bad_scalars_of_dense_updates_and_norms():
+    for update, scalar, message in (
+        (
+            kernels.fused_adadelta_apply,
+            {"clip_factors": 1.0},
+            "clip_factors is 1.0, expected a numb",
+        ),
+        (kernels.fused_adadelta_apply, {"clip_factors": ["a"]}, r"clip_factors\[0\] is 'a', exp"),
+        (kernels.fused_adadelta_apply, {"update": "no"}, "update is 'no', expected a bool"),
+        (kernels.squared_norms, {"grad_scale": "x"}, "grad_scale is 'x', expected a number"),
+    ):
+        call = [[np.ones(4)]] if update is kernels.squared_norms else arrays(count=1)
+        rate = {} if update is kernels.squared_norms else {"learning_rate": 1.0}
+        with pytest.raises(TypeError, match=message):
+            update(*call, **rate, **scalar)
 
 
 def test_bad_settings():

@@ -7,6 +7,7 @@ the whole call is valid.
 """
 
 import math
+import operator
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -113,7 +114,7 @@ def fused_adadelta_apply(
 
     Raises:
         TypeError: An array has another dtype than expected, or is neither a NumPy array nor on a
-            CUDA device.
+            CUDA device; a number is none.
         ValueError: The lists differ in length; an array has another shape than its variable, is
             read-only, not contiguous or not aligned, is on another device, or shares memory with
             another one; `num_threads`, `instruction_set` or `stream` is out of range, or does not
@@ -150,22 +151,40 @@ def fused_adadelta_apply(
         _device_arrays.apply(kernel, lists, scalars, stream, array=factors, rounding=rounding)
         return
     _check_for_cpu(stream)
-    _kernels.fused_adadelta_apply(
-        *lists.values(),
-        learning_rate,
-        rho,
-        epsilon,
-        grad_scale,
-        update,
-        clip_factors,
-        clipvalue,
-        weight_decay,
-        ema_momentum,
-        random_seeds,
-        step,
-        num_threads or _NUM_CORES,
-        instruction_set or "",
-    )
+    try:
+        _kernels.fused_adadelta_apply(
+            *lists.values(),
+            learning_rate,
+            rho,
+            epsilon,
+            grad_scale,
+            update,
+            clip_factors,
+            clipvalue,
+            weight_decay,
+            ema_momentum,
+            random_seeds,
+            step,
+            num_threads or _NUM_CORES,
+            instruction_set or "",
+        )
+    except TypeError:
+        _check_scalars(
+            learning_rate=learning_rate,
+            rho=rho,
+            epsilon=epsilon,
+            grad_scale=grad_scale,
+            update=update,
+            clip_factors=clip_factors,
+            clipvalue=clipvalue,
+            weight_decay=weight_decay,
+            ema_momentum=ema_momentum,
+            random_seeds=random_seeds,
+            step=step,
+            num_threads=num_threads or _NUM_CORES,
+            instruction_set=instruction_set or "",
+        )
+        raise
 
 
 def fused_adadelta_sparse_apply(
@@ -244,16 +263,28 @@ def fused_adadelta_sparse_apply(
         _device_arrays.apply(kernel, lists, hyperparameters, stream, rounding=rounding)
         return
     _check_for_cpu(stream)
-    _kernels.fused_adadelta_sparse_apply(
-        *lists.values(),
-        learning_rate,
-        rho,
-        epsilon,
-        random_seeds,
-        step,
-        num_threads or _NUM_CORES,
-        instruction_set or "",
-    )
+    try:
+        _kernels.fused_adadelta_sparse_apply(
+            *lists.values(),
+            learning_rate,
+            rho,
+            epsilon,
+            random_seeds,
+            step,
+            num_threads or _NUM_CORES,
+            instruction_set or "",
+        )
+    except TypeError:
+        _check_scalars(
+            learning_rate=learning_rate,
+            rho=rho,
+            epsilon=epsilon,
+            random_seeds=random_seeds,
+            step=step,
+            num_threads=num_threads or _NUM_CORES,
+            instruction_set=instruction_set or "",
+        )
+        raise
 
 
 def copy_streams(
@@ -336,13 +367,21 @@ def squared_norms(
         raise ValueError(
             f"out is of type {type(out).__name__}, expected None for arrays on the CPU"
         )
-    return _kernels.squared_norms(
-        *lists.values(),
-        grad_scale,
-        bool(update),
-        num_threads or _NUM_CORES,
-        instruction_set or "",
-    )
+    try:
+        return _kernels.squared_norms(
+            *lists.values(),
+            grad_scale,
+            bool(update),
+            num_threads or _NUM_CORES,
+            instruction_set or "",
+        )
+    except TypeError:
+        _check_scalars(
+            grad_scale=grad_scale,
+            num_threads=num_threads or _NUM_CORES,
+            instruction_set=instruction_set or "",
+        )
+        raise
 
 
 def _check_for_gpu(num_threads: int | None, instruction_set: str | None) -> None:
@@ -354,6 +393,42 @@ def _check_for_gpu(num_threads: int | None, instruction_set: str | None) -> None
 def _check_for_cpu(stream: int | None) -> None:
     if stream is not None:
         raise ValueError(f"stream is {stream!r}, expected None for arrays on the CPU")
+
+
+def _is_number(value: Any) -> bool:
+    return hasattr(value, "__float__") or hasattr(value, "__index__")
+
+
+def _is_integer(value: Any) -> bool:
+    return hasattr(value, "__index__") and -(2**63) <= operator.index(value) < 2**63
+
+
+_NUMBER = (_is_number, "a number")
+_INTEGER = (_is_integer, "an integer of 64 bits")
+_EXPECTED = {
+    "random_seeds": _INTEGER,
+    "step": _INTEGER,
+    "num_threads": _INTEGER,
+    "update": (lambda value: isinstance(value, bool | np.bool_), "a bool"),
+    "instruction_set": (lambda value: isinstance(value, str), "a str"),
+}
+
+
+def _check_scalars(**arguments: Any) -> None:
+    """Tells what pybind11 has refused: its own message names no argument and prints all arrays."""
+    for name, value in arguments.items():
+        is_expected, expected = _EXPECTED.get(name, _NUMBER)
+        named = {name: value}
+        if name in ("clip_factors", "random_seeds"):
+            if isinstance(value, str) or not isinstance(value, Sequence | np.ndarray | None):
+                raise TypeError(
+                    f"{name} is {value!r}, expected {expected} for each variable"
+                ) from None
+            elements = () if value is None else value
+            named = {f"{name}[{i}]": element for i, element in enumerate(elements)}
+        for each, element in named.items():
+            if not is_expected(element):
+                raise TypeError(f"{each} is {element!r}, expected {expected}") from None
 
 
 def _as_lists(**arguments: Any) -> tuple[dict[str, list[Any] | None], bool]:
