@@ -91,6 +91,7 @@ def try_compiler(
         "distribution": platform.freedesktop_os_release()["PRETTY_NAME"],
         "python": platform.python_version(),
         "tensorflow": tensorflow["TENSORFLOW_VERSION"],
+        "machine": machine(),
         "date": datetime.date.today().isoformat(),
         "passed": False,
     }
@@ -193,10 +194,10 @@ def write_page(rows: list[dict[str, object]]) -> None:
         "",
         "Written by `python ci/compilers.py`. Each compiler built the core, the extension module",
         "and the op library, with `-Wall -Wextra -Werror`, as many files at once as *jobs* says;",
-        f"then the tests of the kernels ran with what it built. On {machine()}.",
+        "then the tests of the kernels ran with what it built.",
         "",
-        "| compiler | version | on | headers of | jobs | build | warnings | tests | date |",
-        "|:--|:--|:--|:--|--:|--:|--:|:--|:--|",
+        "| compiler | version | on | headers of | jobs | build | warnings | tests | machine | date |",
+        "|:--|:--|:--|:--|--:|--:|--:|:--|:--|:--|",
     ]
     for row in rows:
         version = re.search(r"\d+\.\d+\.\d+", str(row["version"]))
@@ -204,7 +205,8 @@ def write_page(rows: list[dict[str, object]]) -> None:
             f"| {row['compiler']} | {version[0] if version else row['version']} "
             f"| {row['distribution']}, Python {row['python']} | TensorFlow {row['tensorflow']} "
             f"| {row.get('jobs', 1)} | {row.get('build_s', '')} s | {row.get('warnings', '')} "
-            f"| {'' if row['passed'] else '**failed** '}{row.get('tests', '')} | {row['date']} |"
+            f"| {'' if row['passed'] else '**failed** '}{row.get('tests', '')} "
+            f"| {row['machine']} | {row['date']} |"
         )
     PAGE.write_text("\n".join(lines) + "\n")
 
@@ -216,7 +218,7 @@ def keep(rows: list[dict[str, object]]) -> None:
     kept = [row for row in kept if (row["compiler"], row["distribution"]) not in names]
     rows = sorted([*kept, *rows], key=lambda row: natural(f"{row['compiler']} {row['version']}"))
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    report = {"machine": machine(), "compilers": rows}
+    report = {"compilers": rows}
     RESULTS.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
     write_page(rows)
 
