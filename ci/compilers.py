@@ -196,7 +196,8 @@ def write_page(rows: list[dict[str, object]]) -> None:
         "and the op library, with `-Wall -Wextra -Werror`, as many files at once as *jobs* says;",
         "then the tests of the kernels ran with what it built.",
         "",
-        "| compiler | version | on | headers of | jobs | build | warnings | tests | machine | date |",
+        "| compiler | version | on | headers of | jobs | build | warnings | tests "
+        "| machine | date |",
         "|:--|:--|:--|:--|--:|--:|--:|:--|:--|:--|",
     ]
     for row in rows:
