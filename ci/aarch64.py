@@ -35,7 +35,7 @@ MINOR = f"{sys.version_info.major}.{sys.version_info.minor}"
 # What takes longest under emulation, for what it adds, is left to the processor of this machine:
 # files, and what of them to leave out. A test that starts Python starts one of another processor.
 TESTS = {
-    "test_kernels.py": "not knows_no_tensorflow and not test_partition and not a_fork_starts_its_own",
+    "test_kernels.py": "not knows_no_tensorflow and not partition and not a_fork_starts_its_own",
     "test_sparse_kernel.py": "not 100000",
     "test_stochastic_rounding.py": "",
     "test_fuzz_arrays.py": "",

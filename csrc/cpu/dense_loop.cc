@@ -388,7 +388,8 @@ TF_ADADELTA_INLINE void DispatchPacks(const TensorUpdate& update, int64_t begin,
 
 // The same loads and stores in the same order.
 template <typename Chunks, typename Bits, typename StateBits = Bits>
-TF_ADADELTA_INLINE void Copy(const TensorUpdate& update, int64_t begin, int64_t end) {
+TF_ADADELTA_INLINE void Copy(const TensorUpdate& update, int64_t begin, int64_t end,
+                             bool from_memory) {
   Bits* __restrict__ const var = static_cast<Bits*>(update.var);
   StateBits* __restrict__ const accum = static_cast<StateBits*>(update.accum);
   StateBits* __restrict__ const accum_update = static_cast<StateBits*>(update.accum_update);
@@ -401,6 +402,10 @@ TF_ADADELTA_INLINE void Copy(const TensorUpdate& update, int64_t begin, int64_t 
   using HandedOn = Values<Bits, kChunkOf<Bits>>;
   const auto stage_of = [&](auto* array, bool first) __attribute__((always_inline)) {
     return [=](const Chunk& chunk, HandedOn& handed_on) __attribute__((always_inline)) {
+      if (from_memory) {
+        if (first) PrefetchAhead(grad, chunk.first, chunk.size);
+        PrefetchAhead(array, chunk.first, chunk.size);
+      }
       ForEach(chunk, handed_on, [&](int64_t i, Bits& value) __attribute__((always_inline)) {
         if (first) value = grad[i];
         swap(array[i], value);
@@ -422,15 +427,16 @@ void TF_ADADELTA_DENSE_LOOP(LoopKind kind, DType dtype, const TensorUpdate& upda
       case DType::kHalf:
       case DType::kBFloat16:
       case DType::kStochasticBFloat16:
-        return Copy<FlatChunks<kChunkOf<uint16_t>>, uint16_t>(update, begin, end);
+        return Copy<FlatChunks<kChunkOf<uint16_t>>, uint16_t>(update, begin, end, from_memory);
       case DType::kFloatBFloat16State:
-        return Copy<FlatChunks<kChunkOf<uint32_t>>, uint32_t, uint16_t>(update, begin, end);
+        return Copy<FlatChunks<kChunkOf<uint32_t>>, uint32_t, uint16_t>(update, begin, end,
+                                                                        from_memory);
       case DType::kFloatUInt8State:
-        return Copy<BlockChunks, uint32_t, uint8_t>(update, begin, end);
+        return Copy<BlockChunks, uint32_t, uint8_t>(update, begin, end, from_memory);
       case DType::kFloat:
-        return Copy<FlatChunks<kChunkOf<uint32_t>>, uint32_t>(update, begin, end);
+        return Copy<FlatChunks<kChunkOf<uint32_t>>, uint32_t>(update, begin, end, from_memory);
       case DType::kDouble:
-        return Copy<FlatChunks<kChunkOf<uint64_t>>, uint64_t>(update, begin, end);
+        return Copy<FlatChunks<kChunkOf<uint64_t>>, uint64_t>(update, begin, end, from_memory);
     }
   }
   switch (dtype) {
