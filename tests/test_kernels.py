@@ -410,6 +410,13 @@ def test_bad_scalars_of_dense_updates_and_norms():
             update(*call, **rate, **scalar)
 
 
+def test_what_is_taken_for_a_bool_is_not_blamed_for_an_array():
+    call = arrays(count=1)
+    call[3][0] = call[3][0].astype(np.float64)
+    with pytest.raises(TypeError, match=r"grads\[0\] "):
+        kernels.fused_adadelta_apply(*call, learning_rate=1.0, update=1)
+
+
 def test_bad_settings():
     for setting, message in (
         ({"num_threads": -1}, "num_threads is -1"),

@@ -169,21 +169,7 @@ def fused_adadelta_apply(
             instruction_set or "",
         )
     except TypeError:
-        _check_scalars(
-            learning_rate=learning_rate,
-            rho=rho,
-            epsilon=epsilon,
-            grad_scale=grad_scale,
-            update=update,
-            clip_factors=clip_factors,
-            clipvalue=clipvalue,
-            weight_decay=weight_decay,
-            ema_momentum=ema_momentum,
-            random_seeds=random_seeds,
-            step=step,
-            num_threads=num_threads or _NUM_CORES,
-            instruction_set=instruction_set or "",
-        )
+        _check_scalars(locals())
         raise
 
 
@@ -275,15 +261,7 @@ def fused_adadelta_sparse_apply(
             instruction_set or "",
         )
     except TypeError:
-        _check_scalars(
-            learning_rate=learning_rate,
-            rho=rho,
-            epsilon=epsilon,
-            random_seeds=random_seeds,
-            step=step,
-            num_threads=num_threads or _NUM_CORES,
-            instruction_set=instruction_set or "",
-        )
+        _check_scalars(locals())
         raise
 
 
@@ -367,20 +345,17 @@ def squared_norms(
         raise ValueError(
             f"out is of type {type(out).__name__}, expected None for arrays on the CPU"
         )
+    update = bool(update)
     try:
         return _kernels.squared_norms(
             *lists.values(),
             grad_scale,
-            bool(update),
+            update,
             num_threads or _NUM_CORES,
             instruction_set or "",
         )
     except TypeError:
-        _check_scalars(
-            grad_scale=grad_scale,
-            num_threads=num_threads or _NUM_CORES,
-            instruction_set=instruction_set or "",
-        )
+        _check_scalars(locals())
         raise
 
 
@@ -405,19 +380,32 @@ def _is_integer(value: Any) -> bool:
 
 _NUMBER = (_is_number, "a number")
 _INTEGER = (_is_integer, "an integer of 64 bits")
-_EXPECTED = {
+_SCALARS = {
+    "learning_rate": _NUMBER,
+    "rho": _NUMBER,
+    "epsilon": _NUMBER,
+    "grad_scale": _NUMBER,
+    "update": (lambda value: hasattr(value, "__bool__"), "a bool"),
+    "clip_factors": _NUMBER,
+    "clipvalue": _NUMBER,
+    "weight_decay": _NUMBER,
+    "ema_momentum": _NUMBER,
     "random_seeds": _INTEGER,
     "step": _INTEGER,
-    "num_threads": _INTEGER,
-    "update": (lambda value: isinstance(value, bool | np.bool_), "a bool"),
-    "instruction_set": (lambda value: isinstance(value, str), "a str"),
+    "num_threads": (lambda value: value is None or _is_integer(value), _INTEGER[1]),
+    "instruction_set": (lambda value: value is None or isinstance(value, str), "a str"),
 }
 
 
-def _check_scalars(**arguments: Any) -> None:
-    """Tells what pybind11 has refused: its own message names no argument and prints all arrays."""
-    for name, value in arguments.items():
-        is_expected, expected = _EXPECTED.get(name, _NUMBER)
+def _check_scalars(arguments: dict[str, Any]) -> None:
+    """Tells which scalar of a call pybind11 has refused.
+
+    Its own message names no argument and prints all arrays. `arguments` may have others too.
+    """
+    for name, (is_expected, expected) in _SCALARS.items():
+        if name not in arguments:
+            continue
+        value = arguments[name]
         named = {name: value}
         if name in ("clip_factors", "random_seeds"):
             if isinstance(value, str) or not isinstance(value, Sequence | np.ndarray | None):
